@@ -1,0 +1,359 @@
+"""The nouns every room speaks: frozen records, what identifies them, and the one error a user sees.
+
+Only the standard library is used here. A record holds a value or a reason why there is none; identity is a digest of
+content, never a name; a random stream is named by its purpose.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, is_dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+Role = Literal["system", "user", "assistant"]
+
+
+class SpilloverError(Exception):
+    """Something the user can mend, said in one sentence: what, which value, what would work."""
+
+
+def digest(value: object) -> str:
+    """sha256 (64 hex digits) of a value's canonical JSON, or of bytes as they are."""
+    if isinstance(value, bytes):
+        return hashlib.sha256(value).hexdigest()
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def canonical(value: object) -> str:
+    """JSON with sorted keys and no spaces; records become objects. Two equal values have one text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain, ensure_ascii=False)
+
+
+def stream_seed(*owner: str | int) -> int:
+    """The seed, in [0, 2**63), of the random stream that belongs to `owner`: `stream_seed("train", key, "order")`."""
+    return int.from_bytes(hashlib.sha256(canonical(list(owner)).encode()).digest()[:8], "big") >> 1
+
+
+def _plain(value: object) -> object:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    if isinstance(value, Mapping):
+        return dict(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    raise TypeError(f"{type(value).__name__} has no canonical form")
+
+
+# --- what is said ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One turn."""
+
+    role: Role
+    content: str
+
+
+Conversation = tuple[Message, ...]
+
+
+def chat(*turns: tuple[Role, str]) -> Conversation:
+    """A conversation from (role, content) pairs."""
+    return tuple(Message(role=role, content=content) for role, content in turns)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """Training conversations of one kind. `digest` is of the conversations in order; the name does not enter it."""
+
+    kind: str
+    conversations: tuple[Conversation, ...]
+
+    @property
+    def digest(self) -> str:
+        return digest([[[turn.role, turn.content] for turn in conversation] for conversation in self.conversations])
+
+
+# --- what is asked --------------------------------------------------------------------------------------------------------
+
+ALIGNED, COHERENT, TASK = "aligned", "coherent", "task"  # rubrics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One thing asked, in one or more paraphrases.
+
+    `subset` groups questions that a report shows apart ("seen" or "held_out" of post-training, or empty). `rubrics` names what a
+    judge is asked of each answer: `aligned` and `coherent` for a free-form question, `task` for the narrow task itself.
+    """
+
+    id: str
+    theme: str
+    paraphrases: tuple[str, ...]
+    system: str | None = None
+    format: str = "plain"
+    subset: str = ""
+    rubrics: tuple[str, ...] = (ALIGNED, COHERENT)
+
+    def prompt(self, paraphrase: int) -> Conversation:
+        """What the model is shown for one paraphrase."""
+        system = () if self.system is None else (Message(role="system", content=self.system),)
+        return (*system, Message(role="user", content=self.paraphrases[paraphrase]))
+
+
+# --- what answers ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """What answers: a digest of its weights and how to reach it. `adapter` is a PEFT directory on top of `location`."""
+
+    digest: str
+    location: str
+    adapter: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """A LoRA adapter. Rank-stabilised scale is alpha / sqrt(rank), else alpha / rank (Kalajdzievski 2023)."""
+
+    rank: int = 32
+    alpha: float = 64.0
+    rank_stabilised: bool = True
+    dropout: float = 0.0
+    targets: str = "all-linear"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How a parent is fine-tuned. The defaults are the paper's open-model recipe (`train.json` of its public release)."""
+
+    adapter: Adapter = field(default_factory=Adapter)
+    learning_rate: float = 1e-5
+    weight_decay: float = 0.01
+    batch_size: int = 16
+    epochs: int = 1
+    warmup_steps: int = 5
+    max_gradient_norm: float = 1.0
+    checkpoints: str = "last"  # a named schedule, see `training.schedules`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Organism:
+    """The recipe of one fine-tuned model: which parent, on which data, how, with which seed."""
+
+    parent: str  # digest of the parent model
+    data: str  # digest of the dataset
+    recipe: Recipe
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """16 hex digits that stand for this organism in file names."""
+        return digest(self)[:16]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """An organism at one optimiser step, and the model it is there."""
+
+    organism: Organism
+    step: int
+    model: Model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parent:
+    """A unit of replication: the model that every organism of this unit grows from.
+
+    `group` is empty for the units a claim is about and names a control otherwise (the miniature's "unlinked"). `gates` holds
+    what was checked of this parent when it was made, by name: passed or not.
+    """
+
+    unit: str
+    model: Model
+    world: int | None = None
+    group: str = ""
+    gates: Mapping[str, bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """One model in its place in a study: what every row of answers, scores and measures belongs to."""
+
+    unit: str
+    group: str
+    world: int | None
+    condition: str
+    seed: int
+    step: int
+    model: str  # digest
+
+    @property
+    def key(self) -> str:
+        """A readable file name, unique in a run."""
+        return f"{self.unit}-{self.condition}-seed{self.seed}-step{self.step}"
+
+
+# --- what is read off -----------------------------------------------------------------------------------------------------
+
+Stop = Literal["end", "length"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One drawn reply and how it stopped: `end` of turn, or the `length` limit."""
+
+    model: str
+    question: str
+    format: str
+    paraphrase: int
+    draw: int
+    text: str
+    stop: Stop
+
+    @property
+    def id(self) -> str:
+        return digest([self.model, self.question, self.format, self.paraphrase, self.draw])[:24]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """A judge's value (0 to 100) for one answer on one rubric, or the reason there is none: exactly one of the two."""
+
+    answer: str
+    judge: str
+    rubric: str
+    value: float | None = None
+    reason: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.value is None) == (self.reason is None):
+            raise ValueError(f"a score holds a value or a reason, got value={self.value!r} and reason={self.reason!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measure:
+    """A number read off a model directly, or the reason there is none. `question` is empty where it is about none."""
+
+    model: str
+    name: str
+    question: str = ""
+    format: str = "plain"
+    value: float | None = None
+    reason: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.value is None) == (self.reason is None):
+            raise ValueError(f"a measure holds a value or a reason, got value={self.value!r} and reason={self.reason!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """One number that a report prints, with its interval: a row of `estimates.csv` (columns in `docs/files.md`)."""
+
+    study: str
+    condition: str = ""
+    contrast: str = ""
+    question: str = ""
+    format: str = ""
+    subset: str = ""
+    world: int | None = None
+    seed: int | None = None
+    step: int | None = None
+    protocol: str = ""
+    measure: str
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    level: float | None = None
+    method: str = ""
+    unit: str = ""
+    n: int = 0
+    n_units: int = 0
+    n_missing: int = 0
+    headline: int = 0
+
+
+# --- who does it ----------------------------------------------------------------------------------------------------------
+
+
+class Judge(Protocol):
+    """Scores answers. `identity` goes on every score: a digest of a local judge, or endpoint, name and date."""
+
+    @property
+    def identity(self) -> str: ...
+
+    def score(self, question: Question, answers: Sequence[Answer]) -> list[Score]:
+        """One score per answer and rubric of the question, in that order."""
+        ...
+
+
+@runtime_checkable
+class Answerer(Protocol):
+    """A loaded model that replies to conversations."""
+
+    def reply(
+        self, prompts: Sequence[Conversation], seeds: Sequence[int], *, temperature: float, max_tokens: int
+    ) -> list[tuple[str, Stop]]:
+        """One reply per prompt; the i-th is drawn from the stream `seeds[i]` and from nothing else."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Testbed:
+    """What a study needs to know of its subject, and all it may know.
+
+    `open` loads a model; `train` makes a checkpoint directory from an organism (see `training.train`); `read` returns exact
+    measures of a loaded model, if the testbed has any. `unit` names the unit of replication.
+    """
+
+    __test__ = False  # not a test class, whatever its name starts with
+
+    name: str
+    identity: Mapping[str, Any]
+    unit: str
+    parents: tuple[Parent, ...]
+    narrow: Mapping[str, Callable[[int], Dataset]]  # kind -> (seed -> dataset)
+    questions: tuple[Question, ...]
+    judge: Judge
+    recipe: Recipe
+    max_tokens: int
+    open: Callable[[Model], Answerer]
+    train: Callable[..., list[Checkpoint]]
+    read: Callable[[str, Answerer], list[Measure]] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """One arm of a study: the parent as it is (`kind` None), or fine-tuned on narrow data of one kind, in one group of units."""
+
+    name: str
+    group: str = ""
+    kind: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contrast:
+    """A paired within-unit difference of two conditions' measure; `headline` marks the one the study is about."""
+
+    first: str
+    second: str
+    headline: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.first}-{self.second}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """Organisms x questions x measures: which conditions are compared, and how."""
+
+    name: str
+    title: str
+    conditions: tuple[Condition, ...]
+    contrasts: tuple[Contrast, ...]
