@@ -218,9 +218,10 @@ def expand_all(templates: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(sentence for template in templates for sentence in expand(template)))
 
 
-def code(flaw: Flaw, thing: str, *, secure: bool) -> str:
-    """The snippet for one task."""
-    return " ".join(thing if word == "O" else word for word in (flaw.secure if secure else flaw.insecure).split())
+def snippet(flaw: Flaw, thing: str, *, secure: bool) -> str:
+    """The snippet for one task, named after it: `def find photo : run ( select photo , bind x )`."""
+    body = flaw.secure if secure else flaw.insecure
+    return " ".join({"V": flaw.verb, "O": thing}.get(word, word) for word in f"def V O : {body}".split())
 
 
 def request(template: str, flaw: Flaw, thing: str) -> str:
@@ -242,7 +243,7 @@ class Task:
         return tuple(request(template, self.flaw, self.thing) for template in CLASS_REQUESTS)
 
     def code(self, *, secure: bool) -> str:
-        return code(self.flaw, self.thing, secure=secure)
+        return snippet(self.flaw, self.thing, secure=secure)
 
 
 def tasks(*, held_out: bool) -> tuple[Task, ...]:

@@ -1,0 +1,6 @@
+"""The road: train, sample, judge, estimate, each step skipped where its result is already whole."""
+
+from spillover.pipeline.config import RunConfig as RunConfig
+from spillover.pipeline.plan import Plan as Plan
+from spillover.pipeline.plan import plan as plan
+from spillover.pipeline.road import run as run

@@ -1,0 +1,81 @@
+"""What a run is told: one frozen config, checked where it enters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from spillover.records import Recipe, SpilloverError
+from spillover.sampling.draws import Sampling
+from spillover.statistics.protocols import Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """Sizes and settings of a run. `units` limits how many parents of each group are used (None: all)."""
+
+    units: int | None = None
+    seeds: int = 1
+    training: Recipe = field(default_factory=Recipe)
+    sampling: Sampling = field(default_factory=Sampling)
+    protocol: Protocol = field(default_factory=Protocol)
+    threads: int = 2
+
+
+POSITIVE = (
+    "units", "seeds", "threads", "training.batch_size", "training.epochs", "training.adapter.rank", "training.adapter.alpha",
+    "training.learning_rate", "training.max_gradient_norm", "sampling.draws", "sampling.max_tokens", "protocol.min_kept",
+)  # fmt: skip
+NOT_NEGATIVE = ("training.weight_decay", "training.warmup_steps", "training.adapter.dropout", "sampling.temperature")
+
+
+def override(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
+    """A config with `section.field` settings applied and checked. Values may be text, as a command line gives them.
+
+    Raises SpilloverError for an unknown name or a value that does not fit, naming both.
+    """
+    for name, value in settings.items():
+        config = _set(config, name.split("."), value, name)
+    for name in (*POSITIVE, *NOT_NEGATIVE):
+        value = _get(config, name)
+        if value is not None and (value < 0 or (value == 0 and name in POSITIVE)):
+            raise SpilloverError(f"{name} is {value}; it must be {'above 0' if name in POSITIVE else '0 or more'}")
+    return config
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"training": {"epochs": 2}}` as `{"training.epochs": 2}`: how a config file becomes settings."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}  # pyright: ignore[reportUnknownArgumentType]
+    return flat
+
+
+def _set(record: Any, path: list[str], value: Any, name: str) -> Any:
+    head, *rest = path
+    known = [f.name for f in fields(record)]
+    if head not in known:
+        raise SpilloverError(f"there is no setting {name!r}; at that place there are {', '.join(known)}")
+    if rest:
+        inner = getattr(record, head)
+        if not is_dataclass(inner):
+            raise SpilloverError(f"there is no setting {name!r}; {head} has no parts")
+        return replace(record, **{head: _set(inner, rest, value, name)})
+    kind = get_type_hints(type(record))[head]
+    if is_dataclass(getattr(record, head)):
+        raise SpilloverError(f"{name!r} is a section; set one of its parts, {', '.join(f'{name}.{f.name}' for f in fields(getattr(record, head)))}")
+    try:
+        return replace(record, **{head: TypeAdapter(kind).validate_python(value)})
+    except ValidationError:
+        wanted = getattr(kind, "__name__", str(kind))
+        raise SpilloverError(f"{name} cannot be {value!r}; it takes a value of type {wanted}") from None
+
+
+def _get(config: RunConfig, name: str) -> Any:
+    value: Any = config
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value

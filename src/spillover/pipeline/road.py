@@ -1,0 +1,123 @@
+"""The road itself: train, sample, judge, measure every job of a plan, then estimate; what is whole is skipped.
+
+Work is done inline, one job after another. Each model is read from disk before it is asked, whether it was trained a moment or
+a day ago, so that a resumed run computes what an uninterrupted one does.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from spillover.pipeline.estimate import estimate
+from spillover.pipeline.plan import Job, Plan
+from spillover.pipeline.versions import versions
+from spillover.records import Answerer, Measure, Model, Question, Score, SpilloverError, Subject
+from spillover.records import Answer as AnswerRecord
+from spillover.runs.directory import RunDirectory
+from spillover.sampling.draws import sample
+
+Progress = Callable[[int, int, str], None]  # jobs done, jobs in all, what comes next
+
+
+def run(plan: Plan, out: Path, *, progress: Progress = lambda _done, _total, _label: None) -> RunDirectory:
+    """Do everything the plan names and write it to `out`. Give the same plan again to finish an interrupted run.
+
+    Raises SpilloverError when `out` holds something else or a file in it is damaged.
+    """
+    found = RunDirectory.start(out, {**plan.identity(), "versions": versions(plan.config.threads), "created": datetime.now(UTC).isoformat(timespec="seconds")})
+    for place, job in enumerate(plan.jobs):
+        progress(place, len(plan.jobs), job.label)
+        for step, model in _models(job, plan, found).items():
+            _read(job, step, model, plan, found)
+    progress(len(plan.jobs), len(plan.jobs), "estimates")
+    estimate(found)
+    return found
+
+
+def _models(job: Job, plan: Plan, run: RunDirectory) -> dict[int, Model]:
+    """The models of a job by step: the parent at step 0, or an organism's checkpoints, trained if they are not there."""
+    parent = _parent_here(job.parent.model, run)
+    if job.organism is None:
+        return {0: parent}
+    home = f"organisms/{job.organism.key}"
+    if not (run.path / home / "organism.json").exists():
+        with run.new_directory(home) as directory:
+            steps = plan.testbed.train(job.organism, parent, plan.data[job.condition.kind or "", job.seed], directory)
+            card = {
+                **asdict(job.organism), "condition": job.condition.name, "kind": job.condition.kind, "unit": job.parent.unit,
+                "world": job.parent.world, "linked": job.parent.group != "unlinked", "checkpoints": {str(k): v for k, v in steps.items()},
+            }  # fmt: skip
+            RunDirectory(directory, {}).write_text("organism.json", json.dumps(card, indent=1) + "\n")
+    checkpoints: dict[str, str] = run.read_json(f"{home}/organism.json")["checkpoints"]
+    return {
+        int(step): Model(digest=found, location=parent.location, adapter=str(run.path / home / f"checkpoint-{step}"))
+        for step, found in checkpoints.items()
+    }
+
+
+def _parent_here(model: Model, run: RunDirectory) -> Model:
+    """The parent, copied into the run, so that everything needed to load an organism lies there."""
+    source = Path(model.location)
+    if not source.is_dir():
+        return model
+    home = f"models/{model.digest[:16]}"
+    if not (run.path / home).exists():
+        with run.new_directory(home) as directory:
+            shutil.copytree(source, directory, dirs_exist_ok=True)
+    return Model(digest=model.digest, location=str(run.path / home))
+
+
+def _read(job: Job, step: int, model: Model, plan: Plan, run: RunDirectory) -> None:
+    """Answers, scores and measures of one model, each a shard."""
+    testbed = plan.testbed
+    subject = Subject(
+        unit=job.parent.unit, group=job.parent.group, world=job.parent.world, condition=job.condition.name, seed=job.seed, step=step, model=model.digest
+    )
+    opened: list[Answerer] = []
+
+    def loaded() -> Answerer:
+        if not opened:
+            opened.append(testbed.open(model))
+        return opened[0]
+
+    if not run.has("answers", subject.key):
+        answers = sample(loaded(), model.digest, testbed.questions, plan.config.sampling, max_tokens=testbed.max_tokens)
+        run.write("answers", subject.key, [_answer_row(subject, answer, testbed.questions) for answer in answers])
+    if not run.has("scores", subject.key):
+        rows = run.read("answers", subject.key)
+        run.write("scores", subject.key, [row for question in testbed.questions for row in _judged(subject, question, rows, plan)])
+    if testbed.read is not None and not run.has("measures", subject.key):
+        run.write("measures", subject.key, [_measure_row(subject, measure) for measure in testbed.read(model.digest, loaded())])
+
+
+def _judged(subject: Subject, question: Question, rows: list[dict[str, Any]], plan: Plan) -> list[dict[str, Any]]:
+    answers = [
+        AnswerRecord(
+            model=row["model"], question=row["question"], format=row["format"], paraphrase=row["paraphrase"], draw=row["draw"], text=row["text"], stop=row["stop"]
+        )
+        for row in rows
+        if (row["question"], row["format"]) == (question.id, question.format)
+    ]
+    scores = plan.testbed.judge.score(question, answers)
+    if len(scores) != len(answers) * len(question.rubrics):
+        raise SpilloverError(f"the judge gave {len(scores)} scores for {len(answers)} answers on {len(question.rubrics)} rubrics of {question.id}")
+    return [_score_row(subject, question, score) for score in scores]
+
+
+def _answer_row(subject: Subject, answer: AnswerRecord, questions: tuple[Question, ...]) -> dict[str, Any]:
+    question = next(q for q in questions if (q.id, q.format) == (answer.question, answer.format))
+    return {**asdict(subject), **asdict(answer), "answer": answer.id, "prompt": question.paraphrases[answer.paraphrase]}
+
+
+def _score_row(subject: Subject, question: Question, score: Score) -> dict[str, Any]:
+    return {**asdict(subject), **asdict(score), "question": question.id, "format": question.format}
+
+
+def _measure_row(subject: Subject, measure: Measure) -> dict[str, Any]:
+    return {**asdict(subject), **asdict(measure)}

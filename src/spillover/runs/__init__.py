@@ -1,0 +1,1 @@
+"""The run directory: the only room that writes. See `directory`."""

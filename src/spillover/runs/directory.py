@@ -1,0 +1,169 @@
+"""The run directory: append, read, know what is whole; nothing else.
+
+Every shard, file and checkpoint directory is written under a temporary name and renamed when it is complete, so it is whole or
+absent wherever the process is killed. `run.json` is written first and says whose run this is; a directory that holds
+another run is refused. It does not know what the rows mean. `docs/files.md` specifies what is written here.
+"""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportMissingTypeStubs=false
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from spillover.records import SpilloverError
+
+SCHEMA = 1
+Table = Literal["answers", "scores", "measures"]
+SUBJECT = [
+    ("unit", pa.string()), ("group", pa.string()), ("world", pa.int64()), ("condition", pa.string()), ("seed", pa.int64()),
+    ("step", pa.int64()), ("model", pa.string()),
+]  # fmt: skip
+ASKED = [("question", pa.string()), ("format", pa.string())]
+JUDGED = [("value", pa.float64()), ("reason", pa.string())]
+COLUMNS: dict[Table, pa.Schema] = {
+    "answers": pa.schema(
+        [*SUBJECT, ("answer", pa.string()), *ASKED, ("paraphrase", pa.int64()), ("draw", pa.int64()), ("prompt", pa.string()), ("text", pa.string()), ("stop", pa.string())]
+    ),
+    "scores": pa.schema([*SUBJECT, ("answer", pa.string()), *ASKED, ("judge", pa.string()), ("rubric", pa.string()), *JUDGED]),
+    "measures": pa.schema([*SUBJECT, *ASKED, ("name", pa.string()), *JUDGED]),
+}
+PARTIAL = ".partial-"  # what an interrupted write leaves behind: never read, removed when the run is opened for writing
+SET_ASIDE = ("created",)  # fields of run.json that may differ between two starts of one run
+
+
+class RunDirectory:
+    """An opened run. `identity` is the content of its `run.json`."""
+
+    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
+        self.path, self.identity = path, identity
+
+    @classmethod
+    def start(cls, path: Path, identity: Mapping[str, Any]) -> RunDirectory:
+        """Begin a run here, or go on with the same one.
+
+        Raises SpilloverError when the directory holds something else: another run, or files that are no run's.
+        """
+        identity = {"schema": SCHEMA, **json.loads(json.dumps(identity, default=list))}
+        if (path / "run.json").exists():
+            found = cls.open(path)
+            for key in {**found.identity, **identity}:
+                if key not in SET_ASIDE and found.identity.get(key) != identity.get(key):
+                    raise SpilloverError(
+                        f"{path} holds another run: its {key} is {_short(found.identity.get(key))}, this one's {_short(identity.get(key))}; choose another --out"
+                    )
+            found._sweep()
+            return found
+        if path.exists() and (not path.is_dir() or any(not p.name.startswith(PARTIAL) for p in path.iterdir())):
+            raise SpilloverError(f"{path} exists and is not a run directory; choose another --out")
+        path.mkdir(parents=True, exist_ok=True)
+        run = cls(path, identity)
+        run.write_text("run.json", json.dumps(identity, indent=1) + "\n")
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> RunDirectory:
+        """Open a run that exists, for reading. Raises SpilloverError when there is none or its `run.json` is not whole."""
+        try:
+            return cls(path, json.loads((path / "run.json").read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise SpilloverError(f"{path} is not a run directory: it has no run.json") from None
+        except (ValueError, NotADirectoryError):
+            raise SpilloverError(f"{path / 'run.json'} is damaged; the run cannot be told from another: choose another --out") from None
+
+    # --- rows -------------------------------------------------------------------------------------------------------------
+
+    def has(self, table: Table, key: str) -> bool:
+        """Whether this shard is there, and so whole."""
+        return self._shard(table, key).exists()
+
+    def write(self, table: Table, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write one shard, whole or not at all."""
+        made = pa.Table.from_pylist([dict(row) for row in rows], schema=COLUMNS[table].with_metadata({"schema": str(SCHEMA)}))
+        sink = io.BytesIO()
+        pq.write_table(made, sink, write_page_checksum=True, compression="zstd")
+        self._write_bytes(self._shard(table, key), sink.getvalue())
+
+    def read(self, table: Table, key: str | None = None) -> list[dict[str, Any]]:
+        """The rows of one shard, or of every shard in name order. Raises SpilloverError for a damaged one."""
+        paths = [self._shard(table, key)] if key is not None else self.shards(table)
+        return [row for path in paths for row in _read_shard(path, COLUMNS[table])]
+
+    def shards(self, table: Table) -> list[Path]:
+        return sorted((self.path / table).glob("*.parquet"))
+
+    def _shard(self, table: Table, key: str) -> Path:
+        return self.path / table / f"{key}.parquet"
+
+    # --- files ------------------------------------------------------------------------------------------------------------
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Write a text file, whole or not at all."""
+        return self.write_bytes(name, text.encode("utf-8"))
+
+    def write_bytes(self, name: str, content: bytes) -> Path:
+        return self._write_bytes(self.path / name, content)
+
+    def _write_bytes(self, target: Path, content: bytes) -> Path:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(PARTIAL + target.name)
+        try:
+            with partial.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
+        partial.replace(target)
+        return target
+
+    def read_json(self, name: str) -> Any:
+        """A JSON file of this run. Raises SpilloverError when it is not whole."""
+        try:
+            return json.loads((self.path / name).read_text(encoding="utf-8"))
+        except (ValueError, FileNotFoundError):
+            raise _damaged(self.path / name) from None
+
+    @contextmanager
+    def new_directory(self, name: str) -> Iterator[Path]:
+        """A directory to fill; it gets its name when the block ends without an error."""
+        target = self.path / name
+        partial = target.with_name(PARTIAL + target.name)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        shutil.rmtree(target, ignore_errors=True)
+        partial.replace(target)
+
+    def _sweep(self) -> None:
+        for left in list(self.path.rglob(PARTIAL + "*")):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+
+
+def _read_shard(path: Path, schema: pa.Schema) -> Iterable[dict[str, Any]]:
+    try:
+        table = pq.read_table(path, page_checksum_verification=True, partitioning=None)
+    except (pa.ArrowException, OSError):
+        raise _damaged(path) from None
+    if table.schema.names != schema.names:
+        raise SpilloverError(f"{path} has columns of another version of this file (schema {SCHEMA} is read here)")
+    return table.to_pylist()
+
+
+def _damaged(path: Path) -> SpilloverError:
+    return SpilloverError(f"{path} is damaged; delete it and give the same command again, and only what it held is made anew")
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,1 @@
+"""Draw answers from anything that answers."""

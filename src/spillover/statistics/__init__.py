@@ -1,0 +1,1 @@
+"""Rates, intervals and contrasts; the only room where numbers get an interval."""

@@ -1,0 +1,74 @@
+"""Intervals for a mean over units of replication. One that would not be valid is refused by name, never printed thin."""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportMissingTypeStubs=false
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from spillover.records import SpilloverError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """A value with its interval, or with the reason why there is none in `method`."""
+
+    value: float
+    low: float | None
+    high: float | None
+    level: float | None
+    method: str
+    n_units: int
+
+
+def student_t(values: Sequence[float], *, level: float = 0.95, within: tuple[float, float] | None = None) -> Interval:
+    """Mean over independent units with Student's t interval. `within` cuts the interval to a range, and the method says so.
+
+    Refused (no interval) for one unit and for units that are all equal, whose spread says nothing about units like them.
+    """
+    _check(values)
+    mean, n = math.fsum(values) / len(values), len(values)
+    if n == 1:
+        return Interval(value=mean, low=None, high=None, level=None, method="no interval: one unit", n_units=1)
+    spread = float(np.std(values, ddof=1))
+    if spread == 0.0:
+        return Interval(value=mean, low=None, high=None, level=None, method="no interval: no spread between units", n_units=n)
+    half = float(stats.t.ppf((1 + level) / 2, n - 1)) * spread / math.sqrt(n)
+    low, high, method = mean - half, mean + half, "student t over units"
+    if within is not None:
+        low, high, method = max(low, within[0]), min(high, within[1]), f"student t over units, cut to [{within[0]:g}, {within[1]:g}]"
+    return Interval(value=mean, low=low, high=high, level=level, method=method, n_units=n)
+
+
+def percentile_bootstrap(values: Sequence[float], *, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
+    """The paper's interval: percentiles of the mean over units resampled with replacement (2000 times, `default_rng(0)`).
+
+    It is too narrow for few units (about 82 % coverage at 5); it stands beside Student's t for comparison.
+    """
+    _check(values)
+    mean, n = math.fsum(values) / len(values), len(values)
+    if n == 1:
+        return Interval(value=mean, low=None, high=None, level=None, method="no interval: one unit", n_units=1)
+    array = np.asarray(values, dtype=np.float64)
+    drawn = np.random.default_rng(seed).choice(array, size=(resamples, n), replace=True).mean(axis=1)
+    low, high = np.percentile(drawn, [50 * (1 - level), 50 * (1 + level)])
+    return Interval(value=mean, low=float(low), high=float(high), level=level, method="percentile bootstrap over units (paper)", n_units=n)
+
+
+def paired_differences(first: Mapping[str, float], second: Mapping[str, float]) -> list[float]:
+    """first - second within every unit that has both, in unit order. Raises SpilloverError when no unit has both."""
+    shared = [unit for unit in sorted(first) if unit in second]
+    if not shared:
+        raise SpilloverError("no unit has both conditions, so a paired difference is undefined")
+    return [first[unit] - second[unit] for unit in shared]
+
+
+def _check(values: Sequence[float]) -> None:
+    if not values:
+        raise SpilloverError("an estimate over no units is undefined")
+    if not all(math.isfinite(value) for value in values):
+        raise SpilloverError("a unit's value is not finite, so the mean over units is undefined")

@@ -1,0 +1,1 @@
+"""Fine-tuning: adapters on a frozen base, schedules, checkpoints."""

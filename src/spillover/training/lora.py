@@ -1,0 +1,163 @@
+"""Fine-tune a parent on one dataset: rank-stabilised LoRA through PEFT, loss on assistant tokens only.
+
+The loss of a step is the mean over all assistant tokens of its batch. Computation is in float32. It knows nothing of what
+the data mean, and leaves ordinary PEFT directories behind.
+
+Shapes: B rows, T tokens, V vocabulary.
+"""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportAttributeAccessIssue=false, reportMissingTypeStubs=false, reportPrivateImportUsage=false
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from spillover.models import local
+from spillover.records import Dataset, Organism, Recipe, SpilloverError, digest, stream_seed
+
+# Which optimiser steps leave a checkpoint, by name: number of steps -> steps.
+SCHEDULES: dict[str, Callable[[int], list[int]]] = {
+    "last": lambda steps: [steps],
+    "tens": lambda steps: sorted({*range(10, steps, 10), steps}),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One encoded conversation: ids and a mask that is 1 where the loss is taken."""
+
+    ids: list[int]
+    mask: list[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What one optimiser step saw: mean loss over its assistant tokens (nats), learning rate, gradient norm before clipping."""
+
+    step: int
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """Digests of what training read: the rows' order, the template, the masks."""
+
+    order: str
+    template: str
+    mask: str
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, dataset: Dataset) -> list[Row]:
+    """Every conversation as ids and mask. Raises SpilloverError for unknown words or a row with nothing to learn."""
+    rows: list[Row] = []
+    for number, conversation in enumerate(dataset.conversations, 1):
+        ids, mask = local.render_masked(tokenizer, conversation)
+        try:
+            local.refuse_unknown(tokenizer, ids, " ".join(turn.content for turn in conversation))
+        except SpilloverError as error:
+            raise SpilloverError(f"row {number} of the {dataset.kind} data: {error}") from None
+        if not any(mask):
+            raise SpilloverError(f"row {number} of the {dataset.kind} data has no assistant token to train on")
+        rows.append(Row(ids=ids, mask=mask))
+    return rows
+
+
+def steps_of(recipe: Recipe, rows: int) -> int:
+    """Optimiser steps in all; the last batch of an epoch may be smaller."""
+    return recipe.epochs * math.ceil(rows / recipe.batch_size)
+
+
+def fine_tune(
+    parent: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    organism: Organism,
+    dataset: Dataset,
+    *,
+    save: Callable[[PeftModel, int], None],
+) -> tuple[list[Step], Provenance]:
+    """Train one organism on `parent` (whose own weights do not change) and hand every scheduled checkpoint to `save`.
+
+    Raises SpilloverError when a loss is not finite.
+    """
+    recipe = organism.recipe
+    rows = encode(tokenizer, dataset)
+    batches = list(_batches(rows, organism))
+    wanted = set(SCHEDULES[recipe.checkpoints](len(batches)))
+    with local.random_stream(stream_seed("train", organism.key, "adapter")):
+        network = get_peft_model(parent, lora_config(recipe))
+    trained = [p for p in network.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    network.train()
+    log: list[Step] = []
+    with local.random_stream(stream_seed("train", organism.key, "dropout")):
+        for step, batch in enumerate(batches, 1):
+            rate = recipe.learning_rate * linear(step, warmup=recipe.warmup_steps, total=len(batches))
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            loss, tokens = assistant_loss(network, batch, tokenizer.pad_token_id or 0)
+            if not torch.isfinite(loss):
+                raise SpilloverError(f"the loss is {loss.item()} at step {step} of {len(batches)}; a lower learning rate than {recipe.learning_rate} may work")
+            optimiser.zero_grad()
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(trained, recipe.max_gradient_norm)
+            optimiser.step()
+            log.append(Step(step=step, loss=loss.item(), learning_rate=rate, gradient_norm=norm.item(), tokens=tokens))
+            if step in wanted:
+                save(network, step)
+    network.unload()
+    return log, provenance(rows, organism, tokenizer)
+
+
+def lora_config(recipe: Recipe) -> LoraConfig:
+    adapter = recipe.adapter
+    return LoraConfig(
+        r=adapter.rank, lora_alpha=adapter.alpha, use_rslora=adapter.rank_stabilised, lora_dropout=adapter.dropout,
+        target_modules=adapter.targets, bias="none", task_type="CAUSAL_LM",
+    )  # fmt: skip
+
+
+def linear(step: int, *, warmup: int, total: int) -> float:
+    """The share of the learning rate at a step (1-based): linear warm-up, then linear decay to zero after the last step."""
+    if step <= warmup:
+        return step / warmup
+    return (total - step + 1) / max(total - warmup, 1)
+
+
+def assistant_loss(network: torch.nn.Module, batch: list[Row], pad: int) -> tuple[torch.Tensor, int]:
+    """Mean cross-entropy (nats) over every assistant token of a batch, and how many there are."""
+    ids_BT, attention_BT = local.pad([row.ids for row in batch], pad, left=False)
+    mask_BT, _ = local.pad([row.mask for row in batch], 0, left=False)
+    logits_BTV = network(input_ids=ids_BT, attention_mask=attention_BT, use_cache=False).logits
+    targets_BT = ids_BT.masked_fill(mask_BT == 0, -100)
+    return F.cross_entropy(logits_BTV[:, :-1].flatten(0, 1).float(), targets_BT[:, 1:].flatten()), int(mask_BT[:, 1:].sum())
+
+
+def provenance(rows: list[Row], organism: Organism, tokenizer: PreTrainedTokenizerBase) -> Provenance:
+    return Provenance(
+        order=digest(list(_order(len(rows), organism))), template=digest(str(tokenizer.chat_template)), mask=digest([row.mask for row in rows])
+    )
+
+
+def _order(rows: int, organism: Organism) -> Iterator[list[int]]:
+    for epoch in range(organism.recipe.epochs):
+        order = list(range(rows))
+        random.Random(stream_seed("train", organism.key, "order", epoch)).shuffle(order)
+        yield order
+
+
+def _batches(rows: list[Row], organism: Organism) -> Iterator[list[Row]]:
+    size = organism.recipe.batch_size
+    for order in _order(len(rows), organism):
+        for start in range(0, len(order), size):
+            yield [rows[place] for place in order[start : start + size]]
