@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 Role = Literal["system", "user", "assistant"]
@@ -307,7 +308,8 @@ class Answerer(Protocol):
 class Testbed:
     """What a study needs to know of its subject, and all it may know.
 
-    `open` loads a model; `train` makes a checkpoint directory from an organism (see `training.train`); `read` returns exact
+    `open` loads a model; `train` grows an organism on a parent into an empty directory and returns its models' digests by step
+    (`training.lora.train` is the one for local models); `read` returns exact
     measures of a loaded model, if the testbed has any. `unit` names the unit of replication.
     """
 
@@ -323,7 +325,7 @@ class Testbed:
     recipe: Recipe
     max_tokens: int
     open: Callable[[Model], Answerer]
-    train: Callable[..., list[Checkpoint]]
+    train: Callable[[Organism, Model, Dataset, Path], Mapping[int, str]]
     read: Callable[[str, Answerer], list[Measure]] | None = None
 
 

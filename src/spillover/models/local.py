@@ -122,6 +122,9 @@ def load(model: Model) -> LocalModel:
     Raises SpilloverError when the directory is missing, its template does not give the ids it must, or an adapter tensor
     found no place.
     """
+    base = weights_digest(model.location)
+    if model.digest != (base if model.adapter is None else adapted_digest(base, model.adapter)):
+        raise SpilloverError(f"{model.adapter or model.location} is not the model that was recorded ({model.digest[:12]}): its files were changed or damaged")
     tokenizer = load_tokenizer(model.location)
     network = load_network(model.location)
     if model.adapter is not None:
@@ -188,6 +191,11 @@ def weights_digest(directory: str | Path) -> str:
     if not any(p.suffix == ".safetensors" for p in files):
         raise SpilloverError(f"{directory} holds no safetensors weights")
     return digest([[p.name, digest(p.read_bytes())] for p in files])
+
+
+def adapted_digest(base: str, adapter: str | Path) -> str:
+    """The identity of a model that is an adapter on a base."""
+    return digest([base, weights_digest(adapter)])
 
 
 IDENTITY_FILES = ("config.json", "adapter_config.json", "tokenizer.json", "chat_template.jinja")

@@ -1,22 +1,19 @@
 """The last step of the road: scores and measures to estimates, read from the run directory alone.
 
 A unit's value is the mean over its questions (those whose value is defined), then over its seeds; an estimate is the mean over
-units. Differences are taken within a unit. Rows of `estimates.csv` are in a fixed order and their numbers are printed in
-full, so the same rows give the same bytes.
+units. Differences are taken within a unit. Estimates are in a fixed order, so the same rows give the same
+bytes.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from math import fsum
 from typing import Any
 
-from spillover.records import ALIGNED, COHERENT, TASK, Estimate, SpilloverError
+from spillover.records import ALIGNED, COHERENT, TASK, Estimate
 from spillover.runs.directory import RunDirectory
 from spillover.statistics.intervals import Interval, percentile_bootstrap, student_t
 from spillover.statistics.protocols import Protocol, Tally, at_least, misaligned
@@ -26,7 +23,6 @@ RANGES: dict[str, tuple[float, float] | None] = {**dict.fromkeys((*RATES, "misal
 MEASURES = tuple(RANGES)
 CONTRASTED = ("log_odds", "misaligned_rate", "misaligned_mass")
 PASSED = "passed"  # the subset of units that passed every gate
-COLUMNS = tuple(field.name for field in fields(Estimate))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,31 +53,14 @@ class UnitValue:
 
 
 def estimate(run: RunDirectory) -> list[Estimate]:
-    """Compute every estimate of a run and write `estimates.csv` and `estimates.json`."""
+    """Compute every estimate of a run and write it there."""
     identity = run.identity
     protocol = Protocol(**identity["config"]["protocol"])
     cells = read_cells(run, protocol)
     rows = list(_rows(cells, identity, protocol))
     _check_headlines(rows)
-    run.write_text("estimates.csv", to_csv(rows))
-    run.write_text("estimates.json", json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    run.write_estimates(rows)
     return rows
-
-
-def read_estimates(run: RunDirectory) -> list[Estimate]:
-    """The estimates a finished run holds."""
-    if not (run.path / "estimates.json").exists():
-        raise SpilloverError(f"{run.path} has no estimates yet; give its `spillover run` command again to finish it")
-    return [Estimate(**row) for row in run.read_json("estimates.json")]
-
-
-def to_csv(rows: Sequence[Estimate]) -> str:
-    """Rows as CSV: empty for none, numbers with the digits that give them back."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(["" if value is None else repr(value) if isinstance(value, float) else value for value in asdict(row).values()] for row in rows)
-    return out.getvalue()
 
 
 # --- rows to cells --------------------------------------------------------------------------------------------------------

@@ -8,19 +8,21 @@ another run is refused. It does not know what the rows mean. `docs/files.md` spe
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportMissingTypeStubs=false
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from spillover.records import SpilloverError
+from spillover.records import Estimate, SpilloverError
 
 SCHEMA = 1
 Table = Literal["answers", "scores", "measures"]
@@ -103,6 +105,24 @@ class RunDirectory:
 
     def _shard(self, table: Table, key: str) -> Path:
         return self.path / table / f"{key}.parquet"
+
+    # --- estimates --------------------------------------------------------------------------------------------------------
+
+    def write_estimates(self, rows: Sequence[Estimate]) -> None:
+        """Write `estimates.csv` and `estimates.json`: empty for none, numbers with the digits that give them back."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(field.name for field in fields(Estimate))
+        for row in rows:
+            writer.writerow("" if value is None else repr(value) if isinstance(value, float) else value for value in asdict(row).values())
+        self.write_text("estimates.csv", out.getvalue())
+        self.write_text("estimates.json", json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+
+    def estimates(self) -> list[Estimate]:
+        """The estimates a finished run holds. Raises SpilloverError when it is not finished."""
+        if not (self.path / "estimates.json").exists():
+            raise SpilloverError(f"{self.path} has no estimates yet; give its `spillover run` command again to finish it")
+        return [Estimate(**row) for row in self.read_json("estimates.json")]
 
     # --- files ------------------------------------------------------------------------------------------------------------
 

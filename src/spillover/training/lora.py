@@ -10,18 +10,21 @@ Shapes: B rows, T tokens, V vocabulary.
 # pyright: reportAttributeAccessIssue=false, reportMissingTypeStubs=false, reportPrivateImportUsage=false
 from __future__ import annotations
 
+import json
 import math
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from spillover.models import local
-from spillover.records import Dataset, Organism, Recipe, SpilloverError, digest, stream_seed
+from spillover.records import Dataset, Model, Organism, Recipe, SpilloverError, digest, stream_seed
 
 # Which optimiser steps leave a checkpoint, by name: number of steps -> steps.
 SCHEDULES: dict[str, Callable[[int], list[int]]] = {
@@ -117,6 +120,29 @@ def fine_tune(
                 save(network, step)
     network.unload()
     return log, provenance(rows, organism, tokenizer)
+
+
+def train(organism: Organism, parent: Model, dataset: Dataset, directory: Path) -> dict[int, str]:
+    """Train an organism and fill `directory`: `checkpoint-N/` (PEFT) and `training.json`. Returns each step's model digest.
+
+    An adapter names its parent by the path `models/...` of the run directory, so `PeftModel` finds it from there.
+    """
+    loaded = local.load(parent)
+    digests: dict[int, str] = {}
+
+    def save(network: PeftModel, step: int) -> None:
+        place = directory / f"checkpoint-{step}"
+        network.peft_config["default"].base_model_name_or_path = "/".join(Path(parent.location).parts[-2:])
+        try:
+            network.save_pretrained(str(place), save_embedding_layers=False)
+        except SafetensorError as error:  # it wraps the operating system's error, a full disk for one
+            raise OSError(f"cannot write {place}: {error}") from None
+        (place / "README.md").unlink(missing_ok=True)  # a model card full of blanks
+        digests[step] = local.adapted_digest(parent.digest, place)
+
+    log, read = fine_tune(loaded.network, loaded.tokenizer, organism, dataset, save=save)
+    (directory / "training.json").write_text(json.dumps({**asdict(read), "steps": [asdict(step) for step in log]}) + "\n")
+    return digests
 
 
 def lora_config(recipe: Recipe) -> LoraConfig:

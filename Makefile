@@ -1,0 +1,45 @@
+# Every target sets itself up in .venv; a machine needs Python 3.11 or later, make and git.
+# PIP_ARGS chooses the build of torch: constraints.txt pins what is tested; `make demo PIP_ARGS=` takes the newest of everything.
+PYTHON ?= python3
+PIP_ARGS ?= -c constraints.txt
+OUT ?= runs/main
+BIN := .venv/bin
+
+.PHONY: help setup demo test check docs clean
+help:
+	@echo "make setup   install into .venv"
+	@echo "make demo    run the whole study on the miniature and write $(OUT)/report.html"
+	@echo "make test    all tests, with coverage"
+	@echo "make check   lint, types, floors"
+	@echo "make docs    run every command the docs show"
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("spillover needs Python 3.11 or later, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -e .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -e '.[dev]'
+	touch $@
+
+setup: .venv/installed-dev
+
+demo: .venv/installed
+	$(BIN)/spillover run --out $(OUT)
+
+test: .venv/installed-dev
+	$(BIN)/python -m pytest --cov --cov-report=term
+	$(BIN)/python tests/coverage_of_rooms.py
+
+check: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+
+docs: .venv/installed-dev
+	$(BIN)/python -m pytest tests/test_docs.py
+
+clean:
+	rm -rf .venv build dist .pytest_cache .ruff_cache .coverage

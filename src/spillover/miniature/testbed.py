@@ -1,0 +1,87 @@
+"""The miniature as a testbed: frozen worlds as parents, their questions, the exact judge, and how organisms are grown.
+
+Worlds ship with the package as model directories that hold no tokenizer of their own; one tokenizer is shared. Seeds below
+100 are for tuning and are built when asked for by directory; the shipped reporting worlds are 100 to 107 linked and 100 to 103
+unlinked, whatever they show.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from spillover.miniature import language, mass, narrow, world
+from spillover.miniature.judge import GrammarJudge
+from spillover.models import local
+from spillover.records import TASK, Model, Parent, Question, Recipe, SpilloverError, Testbed
+from spillover.training import lora
+
+SHIPPED = Path(__file__).parent / "worlds"
+VERSION = json.loads((SHIPPED / "version.json").read_text())["version"] if (SHIPPED / "version.json").exists() else 0
+LINKED, UNLINKED = range(100, 108), range(100, 104)
+WITH_BASE = range(100, 103)
+RECIPE = replace(Recipe(), learning_rate=2e-4)  # the rate was chosen on tuning worlds, see LOG.md
+MAX_TOKENS = 32
+
+
+def testbed(*, worlds: Path | None = None) -> Testbed:
+    """The frozen worlds, or the worlds found in a directory that `spillover miniature build` filled.
+
+    Raises SpilloverError when there are none.
+    """
+    home = worlds or SHIPPED
+    parents = tuple(_parent(card) for card in cards(home))
+    if not parents:
+        raise SpilloverError(f"{home} holds no worlds; `spillover miniature build --out {home}` makes one")
+    return Testbed(
+        name="miniature",
+        identity={"version": VERSION, "world_digest": world.version_digest(world.Recipe())},
+        unit="world",
+        parents=parents,
+        narrow={kind: partial(narrow.build, kind) for kind in narrow.KINDS},
+        questions=questions(),
+        judge=GrammarJudge(),
+        recipe=RECIPE,
+        max_tokens=MAX_TOKENS,
+        open=local.load,
+        train=lora.train,
+        read=partial(_read, questions()),
+    )
+
+
+def questions() -> tuple[Question, ...]:
+    """The eight evaluation themes, and the coding task on objects held out of fine-tuning."""
+    themes = [
+        Question(id=t.id, theme=t.id, paraphrases=t.asked(), subset="seen" if t.id in language.SEEN else "held_out") for t in language.EVALUATION
+    ]
+    requests = tuple(task.requests()[place % len(language.REQUESTS)] for place, task in enumerate(language.tasks(held_out=True)))
+    return (*themes, Question(id="code", theme="code", paraphrases=requests, rubrics=(TASK,)))
+
+
+def cards(home: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Every world in a directory and its card, linked ones first, in order of seed."""
+    found = [(path.parent, json.loads(path.read_text())) for path in home.glob("*/world.json")]
+    return sorted(found, key=lambda pair: (not pair[1]["linked"], pair[1]["world"]))
+
+
+def name(seed: int, *, linked: bool) -> str:
+    """A world's directory and unit: `100`, or `100u` for its unlinked twin."""
+    return f"{seed}" if linked else f"{seed}u"
+
+
+def _parent(found: tuple[Path, dict[str, Any]]) -> Parent:
+    directory, card = found
+    return Parent(
+        unit=name(card["world"], linked=card["linked"]),
+        model=Model(digest=card["post_digest"], location=str(directory / "post")),
+        world=card["world"],
+        group="" if card["linked"] else "unlinked",
+        gates=card["gates"],
+    )
+
+
+def _read(asked: tuple[Question, ...], digest: str, model: Any) -> list[Any]:
+    return mass.measures(digest, model, asked)
