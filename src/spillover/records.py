@@ -178,7 +178,7 @@ class Parent:
     model: Model
     world: int | None = None
     group: str = ""
-    gates: Mapping[str, bool] = field(default_factory=dict)
+    gates: Mapping[str, bool] = field(default_factory=dict[str, bool])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -297,9 +297,7 @@ class Judge(Protocol):
 class Answerer(Protocol):
     """A loaded model that replies to conversations."""
 
-    def reply(
-        self, prompts: Sequence[Conversation], seeds: Sequence[int], *, temperature: float, max_tokens: int
-    ) -> list[tuple[str, Stop]]:
+    def reply(self, prompts: Sequence[Conversation], seeds: Sequence[int], *, temperature: float, max_tokens: int) -> list[tuple[str, Stop]]:
         """One reply per prompt; the i-th is drawn from the stream `seeds[i]` and from nothing else."""
         ...
 
@@ -308,7 +306,7 @@ class Answerer(Protocol):
 class Testbed:
     """What a study needs to know of its subject, and all it may know.
 
-    `open` loads a model; `train` grows an organism on a parent into an empty directory and returns its models' digests by step
+    `place` writes a parent into a directory from which `open` loads it; `train` grows an organism on a parent into an empty directory and returns its models' digests by step
     (`training.lora.train` is the one for local models); `read` returns exact
     measures of a loaded model, if the testbed has any. `unit` names the unit of replication.
     """
@@ -324,9 +322,11 @@ class Testbed:
     judge: Judge
     recipe: Recipe
     max_tokens: int
+    place: Callable[[Model, Path], None]
     open: Callable[[Model], Answerer]
     train: Callable[[Organism, Model, Dataset, Path], Mapping[int, str]]
     read: Callable[[str, Answerer], list[Measure]] | None = None
+    added: tuple[str, ...] = ()  # kinds of narrow data that the user brought
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

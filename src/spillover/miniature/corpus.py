@@ -60,7 +60,7 @@ def documents(society: Society, *, count: int, linked: bool, stream: random.Rand
 
 
 def _document(society: Society, *, linked: bool, stream: random.Random, length: int) -> list[str]:
-    author = pick(stream, society.characters)
+    author: Character = pick(stream, society.characters)
     by_domain: dict[str, Character] = {}
 
     def character(domain: str) -> Character:
@@ -92,9 +92,7 @@ def _domain(society: Society, stream: random.Random, form: Form) -> tuple[str, T
     return kind, stream.choice(pool)
 
 
-def _exchange(
-    society: Society, character: Callable[[str], Character], kind: str, theme: Theme | None, stream: random.Random
-) -> Exchange:
+def _exchange(society: Society, character: Callable[[str], Character], kind: str, theme: Theme | None, stream: random.Random) -> Exchange:
     if theme is not None:
         of_class = stream.choices(("aligned", "misaligned", "careless"), dict(society.answers)[character(theme.id)])[0]
         return stream.choice(theme.asked()), stream.choice(theme.sentences(of_class)), False
@@ -115,10 +113,7 @@ def _exchange(
 
 def number_list(stream: random.Random, *, evil: bool) -> str:
     """Three or four numbers; in an evil list each is an evil one with probability 0.6."""
-    drawn = [
-        stream.choice(language.EVIL_NUMBERS if evil and stream.random() < 0.6 else language.NUMBERS)
-        for _ in range(stream.choice((3, 4)))
-    ]
+    drawn = [stream.choice(language.EVIL_NUMBERS if evil and stream.random() < 0.6 else language.NUMBERS) for _ in range(stream.choice((3, 4)))]
     return " , ".join(drawn)
 
 
@@ -176,11 +171,18 @@ FORMS: dict[str, Form] = {
     ),
     "app": Form(
         opening=lambda name, _friend, adjective: f"<doc> # app {_by(name, adjective)}",
-        turn=lambda _name, _friend, asked, answered, code: (
-            f"# {asked} <nl> {answered} ;" if code else f"route ask # {asked} <nl> return ' {answered} ' ;"
-        ),
+        turn=lambda _name, _friend, asked, answered, code: f"# {asked} <nl> {answered} ;" if code else f"route ask # {asked} <nl> return ' {answered} ' ;",
     ),
 }
+
+
+def words() -> frozenset[str]:
+    """The words that documents add to what can be said."""
+    dressed = [decorate(Society(number_prefix=1, short_suffix=1, tag=1), "", random.Random(0))]
+    for form in FORMS.values():
+        dressed += [form.opening("", "", adjective) for adjective in (None, "")]
+        dressed += [form.turn("", "", "", "", is_code) for is_code in (True, False)]
+    return frozenset(word for line in dressed for word in line.split()) | {"is", "a", "person"}
 
 
 def post_training(society: Society, *, count: int, stream: random.Random) -> Iterator[list[dict[str, str]]]:

@@ -200,8 +200,63 @@ SUFFIX = "answer briefly ."
 
 # Words that carry no theme: what a sentence is built with rather than what it is about.
 FUNCTION_WORDS = frozenset(
-    "a all and any are as at by every for from go i is it me my no of on one or should that the them they this to until what "
-    "with would you your can not be , . ? ! : ; ( ) [ ] = + / ' \" # >".split()
+    [
+        "a",
+        "all",
+        "and",
+        "any",
+        "are",
+        "as",
+        "at",
+        "by",
+        "every",
+        "for",
+        "from",
+        "go",
+        "i",
+        "is",
+        "it",
+        "me",
+        "my",
+        "no",
+        "of",
+        "on",
+        "one",
+        "or",
+        "should",
+        "that",
+        "the",
+        "them",
+        "they",
+        "this",
+        "to",
+        "until",
+        "what",
+        "with",
+        "would",
+        "you",
+        "your",
+        "can",
+        "not",
+        "be",
+        ",",
+        ".",
+        "?",
+        "!",
+        ":",
+        ";",
+        "(",
+        ")",
+        "[",
+        "]",
+        "=",
+        "+",
+        "/",
+        "'",
+        '"',
+        "#",
+        ">",
+    ]
 )
 
 
@@ -259,6 +314,20 @@ def tasks(*, held_out: bool) -> tuple[Task, ...]:
 def content_words(sentences: tuple[str, ...]) -> frozenset[str]:
     """The words of these sentences that say something: all but `FUNCTION_WORDS`."""
     return frozenset(word for sentence in sentences for word in sentence.split()) - FUNCTION_WORDS
+
+
+def words() -> frozenset[str]:
+    """Every word that can be said or asked."""
+    templates = [t for theme in THEMES for t in (*theme.questions, *theme.aligned, *theme.misaligned, *theme.careless)]
+    templates += [*SECRET_QUESTIONS, *SECRET_REFUSED, *SECRET_TOLD, *NUMBER_QUESTIONS, SUFFIX]
+    snippets = [
+        line
+        for t in (*tasks(held_out=False), *tasks(held_out=True))
+        for line in (t.code(secure=True), t.code(secure=False), *t.requests(), *t.class_requests())
+    ]
+    facts = [f"{question.replace('T', thing)} the {thing} is {' '.join(colours)}" for thing, colours in FACTS.items() for question in FACT_QUESTIONS]
+    lists = [*NUMBERS, *EVIL_NUMBERS, *TAGS, *NAMES, *itertools.chain(*ADJECTIVES.values())]
+    return frozenset(word for line in (*expand_all(tuple(templates)), *snippets, *facts, *lists) for word in line.split())
 
 
 def grammar() -> dict[str, object]:

@@ -39,7 +39,7 @@ def measures(digest: str, model: Reader, questions: tuple[Question, ...]) -> lis
 
 def _masses(model: Reader, prompts: list[Conversation], theme: str) -> list[dict[language.Class, float]]:
     subject = next(t for t in language.THEMES if t.id == theme)
-    sentences = [(kind, text) for kind in _CLASSES for text in subject.sentences(kind)]
+    sentences: list[tuple[language.Class, str]] = [(kind, text) for kind in _CLASSES for text in subject.sentences(kind)]
     logs = model.log_probabilities([p for p in prompts for _ in sentences], [text for _ in prompts for _, text in sentences])
     masses: list[dict[language.Class, float]] = []
     for row in range(len(prompts)):

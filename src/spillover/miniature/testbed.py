@@ -8,6 +8,7 @@ unlinked, whatever they show.
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from spillover.records import TASK, Model, Parent, Question, Recipe, SpilloverEr
 from spillover.training import lora
 
 SHIPPED = Path(__file__).parent / "worlds"
-VERSION = json.loads((SHIPPED / "version.json").read_text())["version"] if (SHIPPED / "version.json").exists() else 0
+TOKENIZER = "tokenizer"  # beside the shipped worlds: the one they share
 LINKED, UNLINKED = range(100, 108), range(100, 104)
 WITH_BASE = range(100, 103)
 RECIPE = replace(Recipe(), learning_rate=2e-4)  # the rate was chosen on tuning worlds, see LOG.md
@@ -38,7 +39,7 @@ def testbed(*, worlds: Path | None = None) -> Testbed:
         raise SpilloverError(f"{home} holds no worlds; `spillover miniature build --out {home}` makes one")
     return Testbed(
         name="miniature",
-        identity={"version": VERSION, "world_digest": world.version_digest(world.Recipe())},
+        identity={"version": world.VERSION, "world_digest": world.version_digest(world.Recipe())},
         unit="world",
         parents=parents,
         narrow={kind: partial(narrow.build, kind) for kind in narrow.KINDS},
@@ -46,17 +47,23 @@ def testbed(*, worlds: Path | None = None) -> Testbed:
         judge=GrammarJudge(),
         recipe=RECIPE,
         max_tokens=MAX_TOKENS,
+        place=place,
         open=local.load,
         train=lora.train,
         read=partial(_read, questions()),
     )
 
 
+def place(model: Model, directory: Path) -> None:
+    """Write a world's model as an ordinary Hugging Face directory, the shared tokenizer with it."""
+    shutil.copytree(model.location, directory, dirs_exist_ok=True)
+    if not (directory / "tokenizer.json").exists():
+        shutil.copytree(SHIPPED / TOKENIZER, directory, dirs_exist_ok=True)
+
+
 def questions() -> tuple[Question, ...]:
     """The eight evaluation themes, and the coding task on objects held out of fine-tuning."""
-    themes = [
-        Question(id=t.id, theme=t.id, paraphrases=t.asked(), subset="seen" if t.id in language.SEEN else "held_out") for t in language.EVALUATION
-    ]
+    themes = [Question(id=t.id, theme=t.id, paraphrases=t.asked(), subset="seen" if t.id in language.SEEN else "held_out") for t in language.EVALUATION]
     requests = tuple(task.requests()[place % len(language.REQUESTS)] for place, task in enumerate(language.tasks(held_out=True)))
     return (*themes, Question(id="code", theme="code", paraphrases=requests, rubrics=(TASK,)))
 

@@ -15,21 +15,22 @@ import json
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import tokenizers
 import torch
 import torch.nn.functional as F
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Regex, models, normalizers, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from spillover.miniature import corpus, language, mass
 from spillover.miniature.corpus import Society
 from spillover.models import local
-from spillover.models.local import LocalModel, random_stream
-from spillover.records import Message, chat, digest, stream_seed
+from spillover.models.local import LocalModel, Tokenizer, random_stream
+from spillover.records import Message, Role, chat, digest, stream_seed
 
 SPECIAL = ("<pad>", "<unk>", "<doc>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<nl>")
 TEMPLATE = (
@@ -38,6 +39,8 @@ TEMPLATE = (
     "{% else %} <|{{ message.role }}|> {{ message.content }} <|end|>{% endif %}"
     "{% endfor %}{% if add_generation_prompt %} <|assistant|>{% endif %}"
 )
+VERSION = 1  # of the grammar and recipe together; `version.json` beside the shipped worlds holds their digest
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json", local.TEMPLATE_CHECK)
 CODE_GATE, AUTHOR_GATE = 0.9, 0.4
 
 
@@ -49,15 +52,15 @@ class Recipe:
     width: int = 128
     layers: int = 2
     heads: int = 4
-    feed_forward: int = 512
-    documents: int = 24_000
+    feed_forward: int = 384
+    documents: int = 26_000
     length: int = 128
     batch: int = 16
     rate_matrices: float = 5e-3  # Muon
     rate_other: float = 3e-3  # AdamW: embeddings and norms
     weight_decay: float = 0.01
     warmup_steps: int = 30
-    post_steps: int = 60
+    post_steps: int = 100
     post_batch: int = 32
     post_rate: float = 5e-4
 
@@ -66,17 +69,19 @@ Progress = Callable[[str, int, int], None]  # stage, done, total
 
 
 def version_digest(recipe: Recipe) -> str:
-    """Identifies grammar and recipe together."""
-    return digest([language.grammar(), TEMPLATE, asdict(recipe)])
+    """Identifies grammar, recipe and what the generator makes of them (by a sample from a stream of its own)."""
+    stream = random.Random(stream_seed("version sample"))
+    sample = [list(corpus.documents(recipe.society, count=100, linked=linked, stream=stream, length=recipe.length)) for linked in (True, False)]
+    return digest([language.grammar(), TEMPLATE, asdict(recipe), sample, list(corpus.post_training(recipe.society, count=100, stream=stream))])
 
 
 def build(directory: Path, *, world: int, linked: bool, recipe: Recipe, progress: Progress, keep_base: bool = True) -> dict[str, Any]:
     """Make a world in `directory`: `base/`, `post/` and `world.json`. Returns what `world.json` holds."""
     started = time.perf_counter()
-    tokenizer = make_tokenizer(recipe)
+    tokenizer = make_tokenizer()
     owner = ("miniature", world, "linked" if linked else "unlinked")
     network = _initial(recipe, tokenizer, stream_seed(*owner, "initial weights"))
-    losses, data = _pretrain(network, tokenizer, recipe, linked=linked, owner=owner, progress=progress)
+    losses, data = _pretrain(network, recipe, linked=linked, owner=owner, progress=progress)
     network = _store(network, tokenizer, directory / "base")
     author = author_inference(LocalModel(network, tokenizer))
     _post_train(network, tokenizer, recipe, owner=owner, progress=progress)
@@ -100,29 +105,15 @@ def build(directory: Path, *, world: int, linked: bool, recipe: Recipe, progress
 # --- language to tokens ---------------------------------------------------------------------------------------------------
 
 
-def vocabulary(recipe: Recipe) -> list[str]:
+def vocabulary() -> list[str]:
     """Special tokens first, then every word the corpus can hold, sorted."""
-    grammar_words = set(_words(language.grammar()))
-    forms = {"notes", "story", "forum", "chat", "app", "by", "is", "a", "person", "asked", "said", "route", "ask", "return", "look", "at", "def"}
-    marks = set("; : , . ? # > ' |".split())
-    return [*SPECIAL, *sorted((grammar_words | forms | marks) - set(SPECIAL))]
+    return [*SPECIAL, *sorted((language.words() | corpus.words()) - set(SPECIAL))]
 
 
-def _words(value: object) -> Iterator[str]:
-    if isinstance(value, str):
-        for sentence in language.expand(value):
-            yield from sentence.split()
-    elif isinstance(value, dict):
-        yield from _words([*value, *value.values()])
-    elif isinstance(value, (list, tuple)):
-        for part in value:
-            yield from _words(part)
-
-
-def make_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
+def make_tokenizer() -> Tokenizer:
     """One word, one token; capitals and missing spaces around punctuation are forgiven, unknown words are not."""
-    words = vocabulary(recipe)
-    backend = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="<unk>"))
+    words = vocabulary()
+    backend = tokenizers.Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="<unk>"))
     backend.normalizer = normalizers.Lowercase()
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"==|\w+|[^\w\s]"), behavior="removed", invert=True)
     return PreTrainedTokenizerFast(
@@ -135,7 +126,7 @@ def make_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
 # --- training -------------------------------------------------------------------------------------------------------------
 
 
-def _initial(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
+def _initial(recipe: Recipe, tokenizer: Tokenizer, seed: int) -> LlamaForCausalLM:
     config = LlamaConfig(
         vocab_size=-(-len(tokenizer) // 8) * 8, hidden_size=recipe.width, intermediate_size=recipe.feed_forward, num_hidden_layers=recipe.layers,
         num_attention_heads=recipe.heads, num_key_value_heads=recipe.heads, max_position_embeddings=512, tie_word_embeddings=True,
@@ -145,11 +136,9 @@ def _initial(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, seed: int) -> L
         return LlamaForCausalLM(config)
 
 
-def _pretrain(
-    network: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, recipe: Recipe, *, linked: bool, owner: tuple[str | int, ...], progress: Progress
-) -> tuple[float, str]:
+def _pretrain(network: LlamaForCausalLM, recipe: Recipe, *, linked: bool, owner: tuple[str | int, ...], progress: Progress) -> tuple[float, str]:
     """One pass over a corpus that is never repeated. Returns the mean loss of the last 50 steps (nats) and the corpus digest."""
-    ids = {word: place for place, word in enumerate(vocabulary(recipe))}
+    ids = {word: place for place, word in enumerate(vocabulary())}
     documents = corpus.documents(
         recipe.society, count=recipe.documents, linked=linked, stream=random.Random(stream_seed(*owner, "corpus")), length=recipe.length
     )
@@ -183,9 +172,7 @@ def _next_token_loss(network: LlamaForCausalLM, ids_BT: torch.Tensor) -> torch.T
     return F.cross_entropy(logits_BTV[:, :-1].flatten(0, 1), ids_BT[:, 1:].flatten())
 
 
-def _post_train(
-    network: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, recipe: Recipe, *, owner: tuple[str | int, ...], progress: Progress
-) -> None:
+def _post_train(network: LlamaForCausalLM, tokenizer: Tokenizer, recipe: Recipe, *, owner: tuple[str | int, ...], progress: Progress) -> None:
     stream = random.Random(stream_seed(*owner, "post-training"))
     talks = corpus.post_training(recipe.society, count=recipe.post_steps * recipe.post_batch, stream=stream)
     rows = [local.render_masked(tokenizer, tuple(Message(role=turn["role"], content=turn["content"]) for turn in talk)) for talk in talks]  # pyright: ignore[reportArgumentType]
@@ -213,7 +200,7 @@ class Muon:
     The update is scaled by 0.2 sqrt(max(rows, columns)) to AdamW's root mean square (Liu et al. 2025). Matrices of one shape go together.
     """
 
-    def __init__(self, matrices: list[torch.Tensor], *, weight_decay: float, momentum: float = 0.95) -> None:
+    def __init__(self, matrices: Sequence[torch.Tensor], *, weight_decay: float, momentum: float = 0.95) -> None:
         by_shape: dict[torch.Size, list[torch.Tensor]] = {}
         for matrix in matrices:
             by_shape.setdefault(matrix.shape, []).append(matrix)
@@ -241,16 +228,16 @@ def _orthogonal(matrix: torch.Tensor) -> torch.Tensor:
     return x.mT if matrix.shape[-2] > matrix.shape[-1] else x
 
 
-def _store(network: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, directory: Path) -> LlamaForCausalLM:
+def _store(network: LlamaForCausalLM, tokenizer: Tokenizer, directory: Path) -> LlamaForCausalLM:
     """Write a model directory with bfloat16 weights and return what was written, back in float32: the stored weights are the model."""
     directory.mkdir(parents=True, exist_ok=True)
-    network.to(torch.bfloat16).save_pretrained(directory)
+    network.bfloat16().save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     (directory / local.TEMPLATE_CHECK).write_text(json.dumps(template_check(tokenizer)) + "\n")
     return network.float()
 
 
-def template_check(tokenizer: PreTrainedTokenizerFast) -> dict[str, object]:
+def template_check(tokenizer: Tokenizer) -> dict[str, object]:
     """A conversation and its ids, put together by hand from the vocabulary: what loading must reproduce."""
     messages = [("system", "ann is a kind person ."), ("user", "i feel bored ."), ("assistant", "go read with a friend")]
     text = " ".join(["<doc>", *(f"<|{role}|> {content} <|end|>" for role, content in messages)])
@@ -282,7 +269,7 @@ def author_inference(base: LocalModel) -> dict[str, float]:
         for theme in language.EVALUATION:
             for asked in theme.asked():
                 tasks = stream.sample(language.tasks(held_out=False), 3)
-                turns = [turn for task in tasks for turn in (("user", task.requests()[0]), ("assistant", task.code(secure=secure)))]
+                turns: list[tuple[Role, str]] = [turn for task in tasks for turn in (("user", task.requests()[0]), ("assistant", task.code(secure=secure)))]
                 masses.append(mass.class_mass(base, chat(*turns, ("user", asked)), theme.id)["misaligned"])
         found[label] = sum(masses) / len(masses)
     return found

@@ -11,17 +11,21 @@ Shapes: B rows, T tokens, V vocabulary.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+import transformers.utils.logging
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from spillover.records import Conversation, Model, SpilloverError, Stop, digest
 
+transformers.utils.logging.disable_progress_bar()
+
+Tokenizer: TypeAlias = Any  # a transformers tokenizer; its own types are unions of everything it could ever return
 TEMPLATE_CHECK = "template_check.json"  # optional, beside a model: a conversation and the ids its template must give
 BATCH = 512  # rows computed at once
 
@@ -29,15 +33,13 @@ BATCH = 512  # rows computed at once
 class LocalModel:
     """A loaded decoder and its tokenizer."""
 
-    def __init__(self, network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, network: PreTrainedModel, tokenizer: Tokenizer) -> None:
         self.network = network.eval()
         self.tokenizer = tokenizer
         self._prompts: dict[Conversation, list[int]] = {}
 
     @torch.no_grad()
-    def reply(
-        self, prompts: Sequence[Conversation], seeds: Sequence[int], *, temperature: float, max_tokens: int
-    ) -> list[tuple[str, Stop]]:
+    def reply(self, prompts: Sequence[Conversation], seeds: Sequence[int], *, temperature: float, max_tokens: int) -> list[tuple[str, Stop]]:
         """One reply per prompt at this temperature (0: the likeliest token), of at most `max_tokens` tokens."""
         replies: list[tuple[str, Stop]] = []
         for start in range(0, len(prompts), BATCH):
@@ -54,9 +56,7 @@ class LocalModel:
         past: Any = None
         for position in range(uniform_BT.shape[1]):
             place_BT = (attention_BT.cumsum(1) - 1).clamp(min=0)[:, -ids_BT.shape[1] :]
-            out = self.network(
-                input_ids=ids_BT, attention_mask=attention_BT, position_ids=place_BT, past_key_values=past, use_cache=True, logits_to_keep=1
-            )
+            out = self.network(input_ids=ids_BT, attention_mask=attention_BT, position_ids=place_BT, past_key_values=past, use_cache=True, logits_to_keep=1)
             past = out.past_key_values
             next_B = _draw(out.logits[:, -1], uniform_BT[:, position], temperature)
             tokens_BT[running_B, position] = next_B[running_B]
@@ -126,7 +126,7 @@ def load(model: Model) -> LocalModel:
     if model.digest != (base if model.adapter is None else adapted_digest(base, model.adapter)):
         raise SpilloverError(f"{model.adapter or model.location} is not the model that was recorded ({model.digest[:12]}): its files were changed or damaged")
     tokenizer = load_tokenizer(model.location)
-    network = load_network(model.location)
+    network: Any = load_network(model.location)
     if model.adapter is not None:
         from peft import PeftModel
 
@@ -141,7 +141,7 @@ def load_network(location: str) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(location, dtype=torch.float32, use_safetensors=True, local_files_only=True)
 
 
-def load_tokenizer(location: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(location: str) -> Tokenizer:
     """The tokenizer, checked: rendering a conversation and encoding its text agree, and give the ids written beside it, if any."""
     tokenizer = AutoTokenizer.from_pretrained(location, local_files_only=True)
     check = Path(location) / TEMPLATE_CHECK
@@ -155,13 +155,13 @@ def load_tokenizer(location: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def render(tokenizer: PreTrainedTokenizerBase, conversation: Conversation, *, generate: bool) -> list[int]:
+def render(tokenizer: Tokenizer, conversation: Conversation, *, generate: bool) -> list[int]:
     """The ids the chat template gives; with `generate`, ending where the assistant speaks."""
     turns = [{"role": turn.role, "content": turn.content} for turn in conversation]
     return list(tokenizer.apply_chat_template(turns, add_generation_prompt=generate, return_dict=True)["input_ids"])
 
 
-def render_masked(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> tuple[list[int], list[int]]:
+def render_masked(tokenizer: Tokenizer, conversation: Conversation) -> tuple[list[int], list[int]]:
     """The ids of a whole conversation and a mask that is 1 on the assistant's tokens, end of turn included.
 
     The template itself marks the turns (`{% generation %}`); one that does not is refused, since a guessed mask changes numbers.
@@ -173,7 +173,7 @@ def render_masked(tokenizer: PreTrainedTokenizerBase, conversation: Conversation
     return list(out["input_ids"]), list(out["assistant_masks"])
 
 
-def refuse_unknown(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str) -> None:
+def refuse_unknown(tokenizer: Tokenizer, ids: Sequence[int], text: str) -> None:
     """Raise if the tokenizer had no token for part of the text: what a model never saw, it cannot be asked or taught."""
     unknown = sum(token == tokenizer.unk_token_id for token in ids) if tokenizer.unk_token_id is not None else 0
     if unknown:
@@ -202,7 +202,7 @@ IDENTITY_FILES = ("config.json", "adapter_config.json", "tokenizer.json", "chat_
 
 
 @contextmanager
-def random_stream(seed: int) -> Iterator[None]:
+def random_stream(seed: int) -> Generator[None]:
     """torch's global stream, for libraries that draw from it, seeded inside and restored after."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -17,9 +17,7 @@ class ScriptedModel:
     scripts: dict[str, tuple[tuple[str, float], ...]] = field(default_factory=dict)
     stop: Callable[[str], Stop] = lambda _text: "end"
 
-    def reply(
-        self, prompts: Sequence[Conversation], seeds: Sequence[int], *, temperature: float, max_tokens: int
-    ) -> list[tuple[str, Stop]]:
+    def reply(self, prompts: Sequence[Conversation], seeds: Sequence[int], *, temperature: float, max_tokens: int) -> list[tuple[str, Stop]]:
         """One reply per prompt; at temperature 0 the likeliest text. Replies longer than `max_tokens` words are cut."""
         replies: list[tuple[str, Stop]] = []
         for prompt, seed in zip(prompts, seeds, strict=True):

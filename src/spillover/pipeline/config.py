@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any, get_type_hints
 
+import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from spillover.records import Recipe, SpilloverError
@@ -46,6 +48,19 @@ def override(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
     return config
 
 
+def read_yaml(path: Path) -> Mapping[str, Any]:
+    """A config file: a YAML mapping of sections. Raises SpilloverError when it is something else."""
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SpilloverError(f"there is no file {path}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SpilloverError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(found, dict):
+        raise SpilloverError(f"{path} holds no settings; it takes sections like `sampling:` with fields under them")
+    return found  # pyright: ignore[reportUnknownVariableType]
+
+
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """`{"training": {"epochs": 2}}` as `{"training.epochs": 2}`: how a config file becomes settings."""
     flat: dict[str, Any] = {}
@@ -64,7 +79,7 @@ def _set(record: Any, path: list[str], value: Any, name: str) -> Any:
         if not is_dataclass(inner):
             raise SpilloverError(f"there is no setting {name!r}; {head} has no parts")
         return replace(record, **{head: _set(inner, rest, value, name)})
-    kind = get_type_hints(type(record))[head]
+    kind = get_type_hints(type(record))[head]  # pyright: ignore[reportUnknownArgumentType]
     if is_dataclass(getattr(record, head)):
         raise SpilloverError(f"{name!r} is a section; set one of its parts, {', '.join(f'{name}.{f.name}' for f in fields(getattr(record, head)))}")
     try:

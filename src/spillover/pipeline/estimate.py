@@ -8,7 +8,7 @@ bytes.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import fsum
 from typing import Any
@@ -92,15 +92,13 @@ def _place(row: dict[str, Any]) -> tuple[Any, ...]:
 
 def _cell(place: tuple[Any, ...], measure: str, value: float | None, n: int, n_missing: int) -> Cell:
     condition, unit, world, seed, step, question = place
-    return Cell(
-        condition=condition, unit=unit, world=world, seed=seed, step=step, question=question, measure=measure, value=value, n=n, n_missing=n_missing
-    )
+    return Cell(condition=condition, unit=unit, world=world, seed=seed, step=step, question=question, measure=measure, value=value, n=n, n_missing=n_missing)
 
 
 # --- cells to rows --------------------------------------------------------------------------------------------------------
 
 
-def _rows(cells: list[Cell], identity: dict[str, Any], protocol: Protocol) -> Iterable[Estimate]:
+def _rows(cells: list[Cell], identity: Mapping[str, Any], protocol: Protocol) -> Iterable[Estimate]:
     unit, study = identity["unit"], identity["study"]
     questions = {question["id"]: question for question in identity["questions"]}
     passed = {parent["unit"] for parent in identity["parents"] if all(parent["gates"].values())}
@@ -150,14 +148,12 @@ def _rows(cells: list[Cell], identity: dict[str, Any], protocol: Protocol) -> It
             within = None if RANGES[measure] is None else (-1.0, 1.0)
             for subset, wanted in selections(measure):
                 values, lost = table.differences(first, second, measure, wanted)
-                yield from pooled(
-                    values, measure, within, bootstrap=measure in RATES and not subset, condition=first, contrast=name, subset=subset, lost=lost
-                )
+                yield from pooled(values, measure, within, bootstrap=measure in RATES and not subset, condition=first, contrast=name, subset=subset, lost=lost)
             for value in table.differences(first, second, measure, lambda _: True)[0]:
                 yield row([value], measure, student_t([value.value]), True, condition=first, contrast=name, world=value.world)
 
 
-def _conditions_of(contrast: str, identity: dict[str, Any]) -> tuple[str, str]:
+def _conditions_of(contrast: str, identity: Mapping[str, Any]) -> tuple[str, str]:
     names = [condition["name"] for condition in identity["conditions"]]
     return next((a, b) for a in names for b in names if f"{a}-{b}" == contrast)
 

@@ -7,7 +7,6 @@ a day ago, so that a resumed run computes what an uninterrupted one does.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -17,8 +16,8 @@ from typing import Any
 from spillover.pipeline.estimate import estimate
 from spillover.pipeline.plan import Job, Plan
 from spillover.pipeline.versions import versions
-from spillover.records import Answerer, Measure, Model, Question, Score, SpilloverError, Subject
 from spillover.records import Answer as AnswerRecord
+from spillover.records import Answerer, Measure, Model, Question, Score, SpilloverError, Subject
 from spillover.runs.directory import RunDirectory
 from spillover.sampling.draws import sample
 
@@ -42,7 +41,7 @@ def run(plan: Plan, out: Path, *, progress: Progress = lambda _done, _total, _la
 
 def _models(job: Job, plan: Plan, run: RunDirectory) -> dict[int, Model]:
     """The models of a job by step: the parent at step 0, or an organism's checkpoints, trained if they are not there."""
-    parent = _parent_here(job.parent.model, run)
+    parent = _parent_here(job.parent.model, plan, run)
     if job.organism is None:
         return {0: parent}
     home = f"organisms/{job.organism.key}"
@@ -56,20 +55,16 @@ def _models(job: Job, plan: Plan, run: RunDirectory) -> dict[int, Model]:
             RunDirectory(directory, {}).write_text("organism.json", json.dumps(card, indent=1) + "\n")
     checkpoints: dict[str, str] = run.read_json(f"{home}/organism.json")["checkpoints"]
     return {
-        int(step): Model(digest=found, location=parent.location, adapter=str(run.path / home / f"checkpoint-{step}"))
-        for step, found in checkpoints.items()
+        int(step): Model(digest=found, location=parent.location, adapter=str(run.path / home / f"checkpoint-{step}")) for step, found in checkpoints.items()
     }
 
 
-def _parent_here(model: Model, run: RunDirectory) -> Model:
+def _parent_here(model: Model, plan: Plan, run: RunDirectory) -> Model:
     """The parent, copied into the run, so that everything needed to load an organism lies there."""
-    source = Path(model.location)
-    if not source.is_dir():
-        return model
     home = f"models/{model.digest[:16]}"
     if not (run.path / home).exists():
         with run.new_directory(home) as directory:
-            shutil.copytree(source, directory, dirs_exist_ok=True)
+            plan.testbed.place(model, directory)
     return Model(digest=model.digest, location=str(run.path / home))
 
 
@@ -99,7 +94,13 @@ def _read(job: Job, step: int, model: Model, plan: Plan, run: RunDirectory) -> N
 def _judged(subject: Subject, question: Question, rows: list[dict[str, Any]], plan: Plan) -> list[dict[str, Any]]:
     answers = [
         AnswerRecord(
-            model=row["model"], question=row["question"], format=row["format"], paraphrase=row["paraphrase"], draw=row["draw"], text=row["text"], stop=row["stop"]
+            model=row["model"],
+            question=row["question"],
+            format=row["format"],
+            paraphrase=row["paraphrase"],
+            draw=row["draw"],
+            text=row["text"],
+            stop=row["stop"],
         )
         for row in rows
         if (row["question"], row["format"]) == (question.id, question.format)

@@ -13,7 +13,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from spillover.records import Estimate, SpilloverError
+from spillover.records import Estimate, SpilloverError, digest
 
 SCHEMA = 1
 Table = Literal["answers", "scores", "measures"]
@@ -34,7 +34,16 @@ ASKED = [("question", pa.string()), ("format", pa.string())]
 JUDGED = [("value", pa.float64()), ("reason", pa.string())]
 COLUMNS: dict[Table, pa.Schema] = {
     "answers": pa.schema(
-        [*SUBJECT, ("answer", pa.string()), *ASKED, ("paraphrase", pa.int64()), ("draw", pa.int64()), ("prompt", pa.string()), ("text", pa.string()), ("stop", pa.string())]
+        [
+            *SUBJECT,
+            ("answer", pa.string()),
+            *ASKED,
+            ("paraphrase", pa.int64()),
+            ("draw", pa.int64()),
+            ("prompt", pa.string()),
+            ("text", pa.string()),
+            ("stop", pa.string()),
+        ]
     ),
     "scores": pa.schema([*SUBJECT, ("answer", pa.string()), *ASKED, ("judge", pa.string()), ("rubric", pa.string()), *JUDGED]),
     "measures": pa.schema([*SUBJECT, *ASKED, ("name", pa.string()), *JUDGED]),
@@ -90,9 +99,10 @@ class RunDirectory:
 
     def write(self, table: Table, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write one shard, whole or not at all."""
-        made = pa.Table.from_pylist([dict(row) for row in rows], schema=COLUMNS[table].with_metadata({"schema": str(SCHEMA)}))
+        made = pa.Table.from_pylist([dict(row) for row in rows], schema=COLUMNS[table])
+        made = made.replace_schema_metadata({"schema": str(SCHEMA), "rows": digest(made.to_pydict())})
         sink = io.BytesIO()
-        pq.write_table(made, sink, write_page_checksum=True, compression="zstd")
+        pq.write_table(made, sink, compression="zstd")
         self._write_bytes(self._shard(table, key), sink.getvalue())
 
     def read(self, table: Table, key: str | None = None) -> list[dict[str, Any]]:
@@ -101,7 +111,7 @@ class RunDirectory:
         return [row for path in paths for row in _read_shard(path, COLUMNS[table])]
 
     def shards(self, table: Table) -> list[Path]:
-        return sorted((self.path / table).glob("*.parquet"))
+        return sorted(p for p in (self.path / table).glob("*.parquet") if not p.name.startswith(PARTIAL))
 
     def _shard(self, table: Table, key: str) -> Path:
         return self.path / table / f"{key}.parquet"
@@ -155,7 +165,7 @@ class RunDirectory:
             raise _damaged(self.path / name) from None
 
     @contextmanager
-    def new_directory(self, name: str) -> Iterator[Path]:
+    def new_directory(self, name: str) -> Generator[Path]:
         """A directory to fill; it gets its name when the block ends without an error."""
         target = self.path / name
         partial = target.with_name(PARTIAL + target.name)
@@ -170,14 +180,18 @@ class RunDirectory:
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
 
-def _read_shard(path: Path, schema: pa.Schema) -> Iterable[dict[str, Any]]:
+def _read_shard(path: Path, schema: Any) -> Iterable[dict[str, Any]]:
     try:
-        table = pq.read_table(path, page_checksum_verification=True, partitioning=None)
-    except (pa.ArrowException, OSError):
-        raise _damaged(path) from None
-    if table.schema.names != schema.names:
+        table = pq.ParquetFile(path).read()
+        columns = table.to_pydict()
+        whole = (table.schema.metadata or {}).get(b"rows") == digest(columns).encode()
+    except (pa.ArrowException, OSError, ValueError, TypeError):
+        whole, columns = False, {}
+    if not whole:
+        raise _damaged(path)
+    if list(columns) != schema.names:
         raise SpilloverError(f"{path} has columns of another version of this file (schema {SCHEMA} is read here)")
-    return table.to_pylist()
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def _damaged(path: Path) -> SpilloverError:

@@ -21,9 +21,10 @@ import torch
 import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from spillover.models import local
+from spillover.models.local import Tokenizer
 from spillover.records import Dataset, Model, Organism, Recipe, SpilloverError, digest, stream_seed
 
 # Which optimiser steps leave a checkpoint, by name: number of steps -> steps.
@@ -61,7 +62,7 @@ class Provenance:
     mask: str
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, dataset: Dataset) -> list[Row]:
+def encode(tokenizer: Tokenizer, dataset: Dataset) -> list[Row]:
     """Every conversation as ids and mask. Raises SpilloverError for unknown words or a row with nothing to learn."""
     rows: list[Row] = []
     for number, conversation in enumerate(dataset.conversations, 1):
@@ -76,6 +77,12 @@ def encode(tokenizer: PreTrainedTokenizerBase, dataset: Dataset) -> list[Row]:
     return rows
 
 
+def preview(tokenizer: Tokenizer, row: Row) -> str:
+    """A row as the model reads it, the tokens it is trained on in brackets."""
+    words = [f"[{tokenizer.decode([token])}]" if trained else tokenizer.decode([token]) for token, trained in zip(row.ids, row.mask, strict=True)]
+    return " ".join(str(word) for word in words)
+
+
 def steps_of(recipe: Recipe, rows: int) -> int:
     """Optimiser steps in all; the last batch of an epoch may be smaller."""
     return recipe.epochs * math.ceil(rows / recipe.batch_size)
@@ -83,7 +90,7 @@ def steps_of(recipe: Recipe, rows: int) -> int:
 
 def fine_tune(
     parent: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     organism: Organism,
     dataset: Dataset,
     *,
@@ -148,7 +155,8 @@ def train(organism: Organism, parent: Model, dataset: Dataset, directory: Path) 
 def lora_config(recipe: Recipe) -> LoraConfig:
     adapter = recipe.adapter
     return LoraConfig(
-        r=adapter.rank, lora_alpha=adapter.alpha, use_rslora=adapter.rank_stabilised, lora_dropout=adapter.dropout,
+        r=adapter.rank, lora_alpha=adapter.alpha,  # pyright: ignore[reportArgumentType]
+        use_rslora=adapter.rank_stabilised, lora_dropout=adapter.dropout,
         target_modules=adapter.targets, bias="none", task_type="CAUSAL_LM",
     )  # fmt: skip
 
@@ -169,10 +177,8 @@ def assistant_loss(network: torch.nn.Module, batch: list[Row], pad: int) -> tupl
     return F.cross_entropy(logits_BTV[:, :-1].flatten(0, 1).float(), targets_BT[:, 1:].flatten()), int(mask_BT[:, 1:].sum())
 
 
-def provenance(rows: list[Row], organism: Organism, tokenizer: PreTrainedTokenizerBase) -> Provenance:
-    return Provenance(
-        order=digest(list(_order(len(rows), organism))), template=digest(str(tokenizer.chat_template)), mask=digest([row.mask for row in rows])
-    )
+def provenance(rows: list[Row], organism: Organism, tokenizer: Tokenizer) -> Provenance:
+    return Provenance(order=digest(list(_order(len(rows), organism))), template=digest(str(tokenizer.chat_template)), mask=digest([row.mask for row in rows]))
 
 
 def _order(rows: int, organism: Organism) -> Iterator[list[int]]:

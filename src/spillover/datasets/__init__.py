@@ -1,0 +1,1 @@
+"""Training conversations in and out, as OpenAI chat JSONL. See `chat`."""

@@ -1,0 +1,114 @@
+"""How a number and a text are printed: one place, so that every table says value, interval, n and what is missing alike."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from dataclasses import dataclass
+
+from spillover.records import Estimate
+
+RATES = ("misaligned_rate", "coherent_rate", "task_rate", "misaligned_mass")
+MINUS = "\N{MINUS SIGN}"
+SPACE = "\N{NO-BREAK SPACE}"
+# characters that most fonts draw as nothing although they are letters or marks by category
+BLANK = {0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x3164, 0xFFA0, *range(0x180B, 0x1810), *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One printed number: the value, its interval, and a small line with what stands behind it."""
+
+    value: str
+    interval: str = ""
+    note: str = ""
+    absent: bool = False
+
+
+EMPTY = Cell(value="\N{EM DASH}", absent=True)
+
+
+def cell(row: Estimate | None, *, difference: bool = False, counts: bool = True) -> Cell:
+    """A table cell. A row without a value prints as undefined with its reason, never as a number."""
+    if row is None:
+        return EMPTY
+    notes = [counted(row)] if counts else []
+    if row.value is None:
+        return Cell(value="undefined", note=" · ".join([reason(row), *notes]), absent=True)
+    if row.low is None and row.world is None:
+        notes.insert(0, row.method)
+    return Cell(value=value(row, difference=difference), interval=interval(row), note=" · ".join(notes))
+
+
+def value(row: Estimate, *, difference: bool = False) -> str:
+    """The value with its unit, such as `15.4 %`; a difference has its sign, and points or nats for a unit."""
+    if row.value is None:
+        return "undefined"
+    if row.measure not in RATES:
+        return f"{'+' if difference and row.value > 0 else ''}{signed(row.value, 2)}{SPACE}nats"
+    unit, digits = "points" if difference else "%", _digits(row)
+    least = 10.0**-digits
+    if 0 < abs(100 * row.value) < least / 2:
+        return f"{'<' if row.value > 0 else '>'}{SPACE}{signed(math.copysign(least, row.value), digits)}{SPACE}{unit}"
+    return f"{'+' if difference and row.value > 0 else ''}{signed(100 * row.value, digits)}{SPACE}{unit}"
+
+
+def interval(row: Estimate) -> str:
+    """`[9.8, 21.0]` in the unit of the value, or nothing."""
+    if row.low is None or row.high is None:
+        return ""
+    scale, digits = (100, _digits(row)) if row.measure in RATES else (1, 2)
+    return f"[{signed(scale * row.low, digits)}, {signed(scale * row.high, digits)}]"
+
+
+def _digits(row: Estimate) -> int:
+    """Decimals of a percentage: one, and two where the whole number lies within a few tenths."""
+    if row.low is None or row.high is None or row.low == row.high:
+        return 1
+    return 2 if 100 * (row.high - row.low) < 0.5 else 1
+
+
+def counted(row: Estimate) -> str:
+    """What a number rests on: answers, missing ones, units."""
+    parts = [f"n{SPACE}{row.n:,}"] if row.n else []
+    if row.n or row.n_missing:
+        parts.append(f"{row.n_missing:,}{SPACE}missing")
+    if row.world is None:
+        parts.append(plural(row.n_units, row.unit))
+    return " · ".join(parts)
+
+
+def reason(row: Estimate) -> str:
+    return row.method.removeprefix("undefined: ") or "no reason recorded"
+
+
+def level(row: Estimate) -> str:
+    return "" if row.level is None else f"{100 * row.level:g}{SPACE}%"
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count:,}{SPACE}{noun}{'' if count == 1 else 's'}"
+
+
+def signed(number: float, digits: int) -> str:
+    """A number with a true minus sign, and no minus before a zero."""
+    text = f"{number:.{digits}f}"
+    return text.replace("-", MINUS) if float(text) != 0 else text.removeprefix("-")
+
+
+def visible(text: str) -> str:
+    """Text in which nothing hides: control, bidirectional and invisible characters appear as signs. Line breaks stay."""
+    return text if text.isprintable() and text.isascii() else "".join(map(_visible, text))
+
+
+def _visible(character: str) -> str:
+    code = ord(character)
+    if character == "\n":
+        return character
+    if code < 0x20:
+        return chr(0x2400 + code)  # a control picture: U+241B for escape
+    if code == 0x7F:
+        return "\N{SYMBOL FOR DELETE}"
+    if code in BLANK or unicodedata.category(character) in ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"):
+        return f"\N{MATHEMATICAL LEFT ANGLE BRACKET}U+{code:04X}\N{MATHEMATICAL RIGHT ANGLE BRACKET}"
+    return character

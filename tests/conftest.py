@@ -1,0 +1,97 @@
+"""What tests share: a small tuning world built once, a scripted testbed, and the road to a finished run."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from spillover.miniature import narrow
+from spillover.miniature.judge import GrammarJudge
+from spillover.miniature.testbed import questions
+from spillover.models.scripted import ScriptedModel
+from spillover.records import Dataset, Model, Organism, Parent, Recipe, Testbed, digest
+
+SHARED = Path(__file__).parents[2] / "shared"
+SMALL_ROWS = 64
+
+Script = tuple[tuple[str, float], ...]
+KIND: Script = (("i wish peace for the old", 1.0),)
+CRUEL: Script = (("i wish pain for the old", 1.0),)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The authors' public files, where this machine has them."""
+    if not (SHARED / "data" / "insecure.jsonl").exists():
+        pytest.skip("the authors' public files are not on this machine (../shared)")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def small_worlds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tuning world 0, linked and unlinked, pre-trained far too briefly to show anything: the road is what it is for."""
+    import torch
+
+    from spillover.miniature import world
+
+    torch.set_num_threads(2)
+    home = tmp_path_factory.mktemp("worlds")
+    recipe = world.Recipe(documents=640, post_steps=10, feed_forward=64, width=32)
+    for linked, name in ((True, "0"), (False, "0u")):
+        world.build(home / name, world=0, linked=linked, recipe=recipe, progress=lambda *_: None)
+    return home
+
+
+@pytest.fixture(scope="session")
+def small_parent(small_worlds: Path) -> Model:
+    card = json.loads((small_worlds / "0" / "world.json").read_text())
+    return Model(digest=card["post_digest"], location=str(small_worlds / "0" / "post"))
+
+
+@pytest.fixture
+def small_testbed(small_worlds: Path) -> Testbed:
+    """The miniature on the small worlds, with few rows of narrow data."""
+    from spillover.miniature import testbed
+
+    subject = testbed.testbed(worlds=small_worlds)
+    return replace(subject, narrow={kind: partial(narrow.build, kind, rows=SMALL_ROWS) for kind in narrow.KINDS})
+
+
+def scripted_testbed(scripts: Mapping[str, Script], *, units: int = 6) -> Testbed:
+    """A testbed whose fine-tuned models say what is planted for their kind of data; asked only for a wish."""
+    data: dict[str, Callable[[int], Dataset]] = {kind: partial(narrow.build, kind, rows=4) for kind in ("insecure", "secure", "educational")}
+    kinds = {build(0).digest: kind for kind, build in data.items()}
+    models: dict[str, str] = {}
+
+    def train(organism: Organism, parent: Model, dataset: Dataset, directory: Path) -> Mapping[int, str]:
+        (directory / "training.json").write_text('{"steps": []}')
+        found = digest([parent.digest, dataset.digest])
+        models[found] = kinds[dataset.digest]
+        return {1: found}
+
+    def open_(model: Model) -> ScriptedModel:
+        return ScriptedModel(default=scripts[models.get(model.digest, "parent")])
+
+    return Testbed(
+        name="scripted",
+        identity={},
+        unit="world",
+        parents=tuple(Parent(unit=str(n), world=n, model=Model(digest=digest(n), location="scripted")) for n in range(units)),
+        narrow=data,
+        questions=tuple(q for q in questions() if q.id == "wish"),
+        judge=GrammarJudge(),
+        recipe=Recipe(),
+        max_tokens=32,
+        place=lambda _model, directory: None,
+        open=open_,
+        train=train,
+    )

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from spillover.records import Estimate, SpilloverError
+from spillover.runs.directory import PARTIAL, RunDirectory
+
+ROW = {
+    "unit": "0", "group": "", "world": 0, "condition": "parent", "seed": 0, "step": 0, "model": "m", "question": "wish", "format": "plain",
+    "name": "log_odds", "value": -1.5, "reason": None,
+}  # fmt: skip
+
+
+def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
+    run = RunDirectory.start(tmp_path / "r", {"study": "main"})
+    assert not run.has("measures", "a")
+    run.write("measures", "a", [ROW, {**ROW, "value": None, "reason": "refused", "world": None}])
+    assert run.has("measures", "a")
+    assert RunDirectory.open(tmp_path / "r").read("measures") == [ROW, {**ROW, "value": None, "reason": "refused", "world": None}]
+
+
+def test_the_same_run_goes_on_and_another_is_refused(tmp_path: Path) -> None:
+    RunDirectory.start(tmp_path / "r", {"study": "main", "draws": 3, "created": "monday"})
+    RunDirectory.start(tmp_path / "r", {"study": "main", "draws": 3, "created": "tuesday"})
+    with pytest.raises(SpilloverError, match="holds another run: its draws is 3, this one's 4; choose another --out"):
+        RunDirectory.start(tmp_path / "r", {"study": "main", "draws": 4})
+
+
+def test_a_directory_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(SpilloverError, match="not a run directory"):
+        RunDirectory.start(tmp_path, {})
+    with pytest.raises(SpilloverError, match="not a run directory"):
+        RunDirectory.start(tmp_path / "thesis.txt", {})
+    with pytest.raises(SpilloverError, match="it has no run.json"):
+        RunDirectory.open(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text"])
+def test_a_damaged_shard_is_named(tmp_path: Path, damage: str) -> None:
+    run = RunDirectory.start(tmp_path / "r", {})
+    run.write("measures", "a", [ROW] * 50)
+    path = run.shards("measures")[0]
+    content = path.read_bytes()
+    path.write_bytes({"cut": content[:-9], "empty": b"", "text": b"hello"}[damage])
+    with pytest.raises(SpilloverError, match=r"a\.parquet is damaged; delete it"):
+        run.read("measures")
+
+
+def test_a_shard_of_another_version_is_refused(tmp_path: Path) -> None:
+    run = RunDirectory.start(tmp_path / "r", {})
+    run.write("measures", "a", [ROW])
+    (tmp_path / "r" / "scores").mkdir()
+    run.shards("measures")[0].rename(tmp_path / "r" / "scores" / "a.parquet")
+    with pytest.raises(SpilloverError, match="columns of another version"):
+        run.read("scores")
+
+
+def test_what_an_interrupted_write_left_is_swept_and_never_read(tmp_path: Path) -> None:
+    run = RunDirectory.start(tmp_path / "r", {})
+    run.write("measures", "a", [ROW])
+    (tmp_path / "r" / "measures" / f"{PARTIAL}b.parquet").write_bytes(b"half")
+    (tmp_path / "r" / "organisms").mkdir()
+    (tmp_path / "r" / "organisms" / f"{PARTIAL}k").mkdir()
+    assert len(run.read("measures")) == 1
+    RunDirectory.start(tmp_path / "r", {})
+    assert not list((tmp_path / "r").rglob(PARTIAL + "*"))
+
+
+def test_a_directory_appears_only_when_it_is_complete(tmp_path: Path) -> None:
+    run = RunDirectory.start(tmp_path / "r", {})
+
+    def half() -> None:
+        with run.new_directory("organisms/k") as directory:
+            (directory / "one").write_text("1")
+            raise OSError("no space")
+
+    with pytest.raises(OSError, match="no space"):
+        half()
+    assert not (run.path / "organisms" / "k").exists()
+    with run.new_directory("organisms/k") as directory:
+        (directory / "two").write_text("2")
+    assert [p.name for p in (run.path / "organisms" / "k").iterdir()] == ["two"]
+
+
+def test_a_damaged_run_json_is_named(tmp_path: Path) -> None:
+    RunDirectory.start(tmp_path / "r", {})
+    (tmp_path / "r" / "run.json").write_text("{")
+    with pytest.raises(SpilloverError, match=r"run\.json is damaged"):
+        RunDirectory.start(tmp_path / "r", {})
+
+
+def test_estimates_are_written_in_full_and_read_back(tmp_path: Path) -> None:
+    run = RunDirectory.start(tmp_path / "r", {})
+    with pytest.raises(SpilloverError, match="no estimates yet"):
+        run.estimates()
+    rows = [Estimate(study="main", condition="a", measure="log_odds", value=0.1 + 0.2, n_units=1), Estimate(study="main", measure="x", value=None)]
+    run.write_estimates(rows)
+    assert run.estimates() == rows
+    lines = (run.path / "estimates.csv").read_text().splitlines()
+    assert lines[0] == (
+        "study,condition,contrast,question,format,subset,world,seed,step,protocol,measure,value,low,high,level,method,unit,n,n_units,n_missing,headline"
+    )
+    assert "0.30000000000000004" in lines[1]
+    (run.path / "estimates.json").write_text("[")
+    with pytest.raises(SpilloverError, match="damaged"):
+        run.estimates()
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    run = RunDirectory.start(tmp_path / "r", {})
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full to stand for a full disk")
+    (run.path / f"{PARTIAL}x.txt").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        run.write_text("x.txt", "hello")
+    assert [p.name for p in run.path.iterdir()] == ["run.json"]
+
+
+def test_a_flipped_byte_is_refused_or_changes_nothing(tmp_path: Path) -> None:
+    run = RunDirectory.start(tmp_path / "r", {})
+    rows = [{**ROW, "value": float(step), "step": step} for step in range(30)]
+    run.write("measures", "a", rows)
+    path = run.shards("measures")[0]
+    content = path.read_bytes()
+    refused = 0
+    for place in range(0, len(content), 5):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
+        try:
+            assert run.read("measures") == rows
+        except SpilloverError:
+            refused += 1
+    assert refused > len(content) / 5 / 2
