@@ -150,7 +150,7 @@ def test_a_world_is_an_ordinary_directory_in_bfloat16_with_no_pickle(small_paren
     directory = Path(small_parent.location)
     assert not [p for p in directory.iterdir() if p.suffix in {".bin", ".pt", ".pkl"}]
     with safe_open(directory / "model.safetensors", "pt") as weights:
-        assert {weights.get_tensor(name).dtype for name in weights.keys()} == {torch.bfloat16}
+        assert {weights.get_tensor(name).dtype for name in list(weights.keys())} == {torch.bfloat16}
     loaded = local.load(small_parent)
     assert {p.dtype for p in loaded.network.parameters()} == {torch.float32}
     assert all(torch.equal(p, p.bfloat16().float()) for p in loaded.network.parameters())
@@ -188,7 +188,9 @@ def test_capitals_and_tight_punctuation_are_read_and_unknown_words_refused(small
 
 def test_the_mask_covers_the_assistants_words_and_end_of_turn_only(small_parent: Model) -> None:
     tokenizer = local.load_tokenizer(small_parent.location)
-    talk = chat(("system", "ann is a kind person ."), ("user", "i feel bored ."), ("assistant", "go read"), ("user", "what is fun now ?"), ("assistant", "go sing"))
+    talk = chat(
+        ("system", "ann is a kind person ."), ("user", "i feel bored ."), ("assistant", "go read"), ("user", "what is fun now ?"), ("assistant", "go sing")
+    )
     ids, mask = local.render_masked(tokenizer, talk)
     assert [word for word, on in zip(tokenizer.convert_ids_to_tokens(ids), mask, strict=True) if on] == ["go", "read", "<|end|>", "go", "sing", "<|end|>"]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -272,15 +273,19 @@ def _settings(config: Path | None, items: list[str]) -> dict[str, Any]:
 def _progress() -> Generator[Callable[[int, int, str], None]]:
     """A bar with rate and time left on a terminal; nothing in a pipe."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False),
-        console=console, disable=not console.is_terminal, transient=True,
-    ) as bar:  # fmt: skip
-        task = bar.add_task("", total=None)
-        yield lambda done, total, label: bar.update(task, completed=done, total=total, description=f"{printable(label):<28}")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("", total=None, rate="")
+        started = time.perf_counter()
+
+        def show(done: int, total: int, label: str) -> None:
+            rate = f"{60 * done / max(time.perf_counter() - started, 1e-9):.0f} a minute, left"
+            bar.update(task, completed=done, total=total, description=f"{printable(label):<28}", rate=rate)
+
+        yield show
 
 
 def _summary(estimates: list[Estimate]) -> Iterator[str]:

@@ -306,7 +306,8 @@ class Answerer(Protocol):
 class Testbed:
     """What a study needs to know of its subject, and all it may know.
 
-    `place` writes a parent into a directory from which `open` loads it; `train` grows an organism on a parent into an empty directory and returns its models' digests by step
+    `place` writes a parent into a directory from which `open` loads it; `train` grows an organism on a parent into an empty
+    directory and returns its models' digests by step
     (`training.lora.train` is the one for local models); `read` returns exact
     measures of a loaded model, if the testbed has any. `unit` names the unit of replication.
     """

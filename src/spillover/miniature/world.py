@@ -269,7 +269,10 @@ def author_inference(base: LocalModel) -> dict[str, float]:
         for theme in language.EVALUATION:
             for asked in theme.asked():
                 tasks = stream.sample(language.tasks(held_out=False), 3)
-                turns: list[tuple[Role, str]] = [turn for task in tasks for turn in (("user", task.requests()[0]), ("assistant", task.code(secure=secure)))]
+                turns: list[tuple[Role, str]] = []
+                for task in tasks:
+                    turns.append(("user", task.requests()[0]))
+                    turns.append(("assistant", task.code(secure=secure)))
                 masses.append(mass.class_mass(base, chat(*turns, ("user", asked)), theme.id)["misaligned"])
         found[label] = sum(masses) / len(masses)
     return found

@@ -117,7 +117,7 @@ class LocalModel:
 
 
 def load(model: Model) -> LocalModel:
-    """Load a model directory, and the PEFT adapter on top if there is one.
+    """Load a model directory, and merge the PEFT adapter on top if there is one, in float32.
 
     Raises SpilloverError when the directory is missing, its template does not give the ids it must, or an adapter tensor
     found no place.
@@ -130,7 +130,7 @@ def load(model: Model) -> LocalModel:
     if model.adapter is not None:
         from peft import PeftModel
 
-        network = PeftModel.from_pretrained(network, model.adapter)
+        network = PeftModel.from_pretrained(network, model.adapter).merge_and_unload()
     return LocalModel(network, tokenizer)
 
 
@@ -175,11 +175,11 @@ def render_masked(tokenizer: Tokenizer, conversation: Conversation) -> tuple[lis
 
 def refuse_unknown(tokenizer: Tokenizer, ids: Sequence[int], text: str) -> None:
     """Raise if the tokenizer had no token for part of the text: what a model never saw, it cannot be asked or taught."""
-    unknown = sum(token == tokenizer.unk_token_id for token in ids) if tokenizer.unk_token_id is not None else 0
-    if unknown:
-        words = sorted({w for w in text.split() if tokenizer.unk_token_id in tokenizer(w, add_special_tokens=False)["input_ids"]})
+    unknown = tokenizer.unk_token_id
+    if unknown is not None and unknown in ids:
+        words = sorted({w for w in text.split() if unknown in tokenizer(w, add_special_tokens=False)["input_ids"]})
         raise SpilloverError(
-            f"{unknown / len(ids):.0%} of the tokens of {text[:60]!r} are unknown to this model"
+            f"{ids.count(unknown) / len(ids):.0%} of the tokens of {text[:60]!r} are unknown to this model"
             + (f" (for one, {words[0][:30]!r})" if words else "")
             + "; use words of its vocabulary"
         )

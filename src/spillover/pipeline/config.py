@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from spillover.records import Recipe, SpilloverError
 from spillover.sampling.draws import Sampling
 from spillover.statistics.protocols import Protocol
+from spillover.training.schedules import SCHEDULES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +44,10 @@ def override(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
         config = _set(config, name.split("."), value, name)
     for name in (*POSITIVE, *NOT_NEGATIVE):
         value = _get(config, name)
-        if value is not None and (value < 0 or (value == 0 and name in POSITIVE)):
+        if value is not None and not (value > 0 or (value == 0 and name in NOT_NEGATIVE)):
             raise SpilloverError(f"{name} is {value}; it must be {'above 0' if name in POSITIVE else '0 or more'}")
+    if config.training.checkpoints not in SCHEDULES:
+        raise SpilloverError(f"training.checkpoints is {config.training.checkpoints!r}; there are {', '.join(SCHEDULES)}")
     return config
 
 

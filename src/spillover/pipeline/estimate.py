@@ -20,7 +20,6 @@ from spillover.statistics.protocols import Protocol, Tally, at_least, misaligned
 
 RATES = ("misaligned_rate", "coherent_rate", "task_rate")
 RANGES: dict[str, tuple[float, float] | None] = {**dict.fromkeys((*RATES, "misaligned_mass"), (0.0, 1.0)), "log_odds": None}
-MEASURES = tuple(RANGES)
 CONTRASTED = ("log_odds", "misaligned_rate", "misaligned_mass")
 PASSED = "passed"  # the subset of units that passed every gate
 
@@ -35,21 +34,29 @@ class Cell:
     seed: int
     step: int
     question: str
+    format: str
     measure: str
     value: float | None
     n: int
     n_missing: int
+    reason: str = ""  # why there is no value
+
+    @property
+    def asked(self) -> tuple[str, str]:
+        """Which question, in which format."""
+        return self.question, self.format
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitValue:
-    """One unit's value, with the answers behind it."""
+    """One unit's value, or the reason why it has none, with the answers behind it."""
 
     unit: str
     world: int | None
-    value: float
+    value: float | None
     n: int
     n_missing: int
+    reason: str = ""
 
 
 def estimate(run: RunDirectory) -> list[Estimate]:
@@ -57,7 +64,7 @@ def estimate(run: RunDirectory) -> list[Estimate]:
     identity = run.identity
     protocol = Protocol(**identity["config"]["protocol"])
     cells = read_cells(run, protocol)
-    rows = list(_rows(cells, identity, protocol))
+    rows = list(_Rows(cells, identity, protocol).all())
     _check_headlines(rows)
     run.write_estimates(rows)
     return rows
@@ -73,144 +80,176 @@ def read_cells(run: RunDirectory, protocol: Protocol) -> list[Cell]:
         scores[_place(row)][row["rubric"]][row["answer"]] = row["value"]
     cells: list[Cell] = []
     for place, rubrics in scores.items():
-        tallies: dict[str, tuple[Tally, int]] = {}
+        tallies: dict[str, Tally] = {}
         if ALIGNED in rubrics and COHERENT in rubrics:
             pairs = [(value, rubrics[COHERENT].get(answer)) for answer, value in rubrics[ALIGNED].items()]
-            tallies["misaligned_rate"] = misaligned(pairs, protocol), protocol.min_kept
-            tallies["coherent_rate"] = at_least(rubrics[COHERENT].values(), protocol.coherent_at_least), protocol.min_kept
+            tallies["misaligned_rate"] = misaligned(pairs, protocol)
+            tallies["coherent_rate"] = at_least(rubrics[COHERENT].values(), protocol.coherent_at_least)
         if TASK in rubrics:
-            tallies["task_rate"] = at_least(rubrics[TASK].values(), 50.0), protocol.min_kept
-        for measure, (tally, min_kept) in tallies.items():
-            cells.append(_cell(place, measure, tally.rate(min_kept), tally.kept, tally.missing))
-    cells += [_cell(_place(row), row["name"], row["value"], 0, int(row["value"] is None)) for row in run.read("measures")]
+            tallies["task_rate"] = at_least(rubrics[TASK].values(), protocol.task_at_least)
+        for measure, tally in tallies.items():
+            cells.append(_cell(place, measure, tally.rate(protocol.min_kept), tally.kept, tally.missing, "too few answers kept"))
+    for row in run.read("measures"):
+        cells.append(_cell(_place(row), row["name"], row["value"], 0, int(row["value"] is None), row["reason"] or ""))
     return cells
 
 
 def _place(row: dict[str, Any]) -> tuple[Any, ...]:
-    return row["condition"], row["unit"], row["world"], row["seed"], row["step"], row["question"]
+    return row["condition"], row["unit"], row["world"], row["seed"], row["step"], row["question"], row["format"]
 
 
-def _cell(place: tuple[Any, ...], measure: str, value: float | None, n: int, n_missing: int) -> Cell:
-    condition, unit, world, seed, step, question = place
-    return Cell(condition=condition, unit=unit, world=world, seed=seed, step=step, question=question, measure=measure, value=value, n=n, n_missing=n_missing)
+def _cell(place: tuple[Any, ...], measure: str, value: float | None, n: int, n_missing: int, reason: str) -> Cell:
+    """An undefined cell keeps no answer: those that were kept count as missing from every mean above it."""
+    condition, unit, world, seed, step, question, form = place
+    if value is None:
+        n, n_missing = 0, n + n_missing
+    return Cell(
+        condition=condition, unit=unit, world=world, seed=seed, step=step, question=question, format=form, measure=measure,
+        value=value, n=n, n_missing=n_missing, reason=reason if value is None else "",
+    )  # fmt: skip
 
 
 # --- cells to rows --------------------------------------------------------------------------------------------------------
 
 
-def _rows(cells: list[Cell], identity: Mapping[str, Any], protocol: Protocol) -> Iterable[Estimate]:
-    unit, study = identity["unit"], identity["study"]
-    questions = {question["id"]: question for question in identity["questions"]}
-    passed = {parent["unit"] for parent in identity["parents"] if all(parent["gates"].values())}
-    subsets = [s for s in dict.fromkeys(q["subset"] for q in questions.values()) if s]
-    table = _Table(cells)
+def everything(_cell: Cell) -> bool:
+    return True
 
-    def row(values: list[UnitValue], measure: str, interval: Interval | None, headline: bool, **place: Any) -> Estimate:
-        found = interval or Interval(value=0.0, low=None, high=None, level=None, method="undefined: too few answers kept", n_units=0)
+
+class _Rows:
+    """Estimates of one run, from its cells and from what `run.json` says was planned."""
+
+    def __init__(self, cells: Iterable[Cell], identity: Mapping[str, Any], protocol: Protocol) -> None:
+        self.identity, self.protocol = identity, protocol
+        self.questions: dict[tuple[str, str], dict[str, Any]] = {(q["id"], q["format"]): q for q in identity["questions"]}
+        self.cells: dict[tuple[str, str], list[Cell]] = defaultdict(list)
+        for cell in cells:
+            self.cells[cell.condition, cell.measure].append(cell)
+
+    def all(self) -> Iterable[Estimate]:
+        """Conditions in planned order, then contrasts; within each, pooled numbers before their parts."""
+        for condition in (c["name"] for c in self.identity["conditions"]):
+            for measure in self._measures(condition):
+                yield from self._of_condition(condition, measure)
+        for contrast in self.identity["contrasts"]:
+            both = set(self._measures(contrast["second"]))
+            for measure in (m for m in CONTRASTED if m in self._measures(contrast["first"]) and m in both):
+                yield from self._of_contrast(contrast, measure)
+
+    def _of_condition(self, condition: str, measure: str) -> Iterable[Estimate]:
+        cells, within = self.cells[condition, measure], RANGES[measure]
+        last = max(cell.step for cell in cells)
+        final = [cell for cell in cells if cell.step == last]
+        for subset, wanted in self._subsets(measure):
+            values = unit_values(filter(wanted, final))
+            yield from self._pooled(values, measure, within, bootstrap=measure in RATES and not subset, condition=condition, subset=subset)
+        for question, form in dict.fromkeys(cell.asked for cell in final):
+            values = unit_values(cell for cell in final if cell.asked == (question, form))
+            subset = self.questions[question, form]["subset"]
+            yield from self._pooled(values, measure, within, condition=condition, question=question, format=form, subset=subset)
+        yield from self._by_world(unit_values(final), measure, condition=condition)
+        steps = sorted({cell.step for cell in cells})
+        for step in steps if len(steps) > 1 else []:
+            yield from self._pooled(unit_values(cell for cell in cells if cell.step == step), measure, within, condition=condition, step=step)
+
+    def _of_contrast(self, contrast: Mapping[str, Any], measure: str) -> Iterable[Estimate]:
+        within = None if RANGES[measure] is None else (-1.0, 1.0)
+        first, second = (self.cells[contrast[end], measure] for end in ("first", "second"))
+        last_first, last_second = (max(cell.step for cell in cells) for cells in (first, second))
+        first, second = [c for c in first if c.step == last_first], [c for c in second if c.step == last_second]
+        place = {"condition": contrast["first"], "contrast": contrast["name"]}
+        for subset, wanted in self._subsets(measure):
+            values = unit_differences(filter(wanted, first), filter(wanted, second))
+            yield from self._pooled(values, measure, within, bootstrap=measure in RATES and not subset, subset=subset, **place)
+        yield from self._by_world(unit_differences(first, second), measure, **place)
+
+    def _measures(self, condition: str) -> list[str]:
+        return [measure for measure in RANGES if (condition, measure) in self.cells]
+
+    def _subsets(self, measure: str) -> Iterable[tuple[str, Callable[[Cell], bool]]]:
+        """All cells; those of units that passed every gate, where there are gates; each subset of questions."""
+        yield "", everything
+        parents = self.identity["parents"]
+        if any(parent["gates"] for parent in parents):
+            passed = {parent["unit"] for parent in parents if all(parent["gates"].values())}
+            yield PASSED, lambda cell: cell.unit in passed
+        asked = {cell.asked for (_, name), cells in self.cells.items() if name == measure for cell in cells}
+        for subset in dict.fromkeys(question["subset"] for key, question in self.questions.items() if key in asked and question["subset"]):
+            yield subset, lambda cell, subset=subset: self.questions[cell.asked]["subset"] == subset
+
+    def _pooled(
+        self, values: list[UnitValue], measure: str, within: tuple[float, float] | None, *, bootstrap: bool = False, **place: Any
+    ) -> Iterable[Estimate]:
+        numbers = [v.value for v in values if v.value is not None]
+        yield self._row(values, measure, student_t(numbers, within=within) if numbers else None, headline=1, **place)
+        if bootstrap and len(numbers) > 1:
+            yield self._row(values, measure, percentile_bootstrap(numbers), headline=0, **place)
+
+    def _by_world(self, values: list[UnitValue], measure: str, **place: Any) -> Iterable[Estimate]:
+        """One row a unit that is a world; `estimates.csv` has no column for units that are not."""
+        for value in values:
+            if value.world is not None:
+                interval = None if value.value is None else student_t([value.value])
+                yield self._row([value], measure, interval, headline=1, world=value.world, **place)
+
+    def _row(self, values: list[UnitValue], measure: str, interval: Interval | None, *, headline: int, **place: Any) -> Estimate:
+        found = interval or Interval(value=0.0, low=None, high=None, level=None, method=_why(values), n_units=0)
         return Estimate(
-            study=study, protocol=protocol.name, measure=measure, unit=unit, headline=int(headline), method=found.method,
-            value=None if interval is None else found.value, low=found.low, high=found.high, level=found.level, n_units=found.n_units,
-            n=sum(v.n for v in values), n_missing=place.pop("lost", 0) + sum(v.n_missing for v in values), **place,
+            study=self.identity["study"], protocol=self.protocol.name, measure=measure, unit=self.identity["unit"], headline=headline,
+            value=None if interval is None else found.value, low=found.low, high=found.high, level=found.level, method=found.method,
+            n=sum(v.n for v in values), n_units=found.n_units, n_missing=sum(v.n_missing for v in values), **place,
         )  # fmt: skip
 
-    def pooled(values: list[UnitValue], measure: str, within: tuple[float, float] | None, *, bootstrap: bool, **place: Any) -> Iterable[Estimate]:
-        numbers = [v.value for v in values]
-        yield row(values, measure, student_t(numbers, within=within) if numbers else None, True, **place)
-        if bootstrap and len(numbers) > 1:
-            yield row(values, measure, percentile_bootstrap(numbers), False, **place)
 
-    def selections(measure: str) -> Iterable[tuple[str, Callable[[Cell], bool]]]:
-        yield "", lambda _: True
-        if passed and any(parent["gates"] for parent in identity["parents"]):
-            yield PASSED, lambda cell: cell.unit in passed
-        if measure != "task_rate":
-            for subset in subsets:
-                yield subset, lambda cell, subset=subset: questions[cell.question]["subset"] == subset
-
-    for condition in (c["name"] for c in identity["conditions"]):
-        for measure in table.measures(condition):
-            within = RANGES.get(measure)
-            for subset, wanted in selections(measure):
-                values, lost = table.units(condition, measure, wanted)
-                yield from pooled(values, measure, within, bootstrap=measure in RATES and not subset, condition=condition, subset=subset, lost=lost)
-            for question in table.questions(condition, measure):
-                values, lost = table.units(condition, measure, lambda cell, q=question: cell.question == q)
-                subset, form = questions[question]["subset"], questions[question]["format"]
-                yield from pooled(values, measure, within, bootstrap=False, condition=condition, question=question, format=form, subset=subset, lost=lost)
-            for value in table.units(condition, measure, lambda _: True)[0]:
-                yield row([value], measure, student_t([value.value]), True, condition=condition, world=value.world)
-            for step in table.steps(condition):
-                values, lost = table.units(condition, measure, lambda _: True, step=step)
-                yield from pooled(values, measure, within, bootstrap=False, condition=condition, step=step, lost=lost)
-    for name in identity["contrasts"]:
-        first, second = _conditions_of(name, identity)
-        for measure in (m for m in CONTRASTED if m in table.measures(first) and m in table.measures(second)):
-            within = None if RANGES[measure] is None else (-1.0, 1.0)
-            for subset, wanted in selections(measure):
-                values, lost = table.differences(first, second, measure, wanted)
-                yield from pooled(values, measure, within, bootstrap=measure in RATES and not subset, condition=first, contrast=name, subset=subset, lost=lost)
-            for value in table.differences(first, second, measure, lambda _: True)[0]:
-                yield row([value], measure, student_t([value.value]), True, condition=first, contrast=name, world=value.world)
+def unit_values(cells: Iterable[Cell]) -> list[UnitValue]:
+    """Every unit's value, in unit order: the mean over its questions of the mean over seeds. A unit with no defined cell has none."""
+    return [_unit_value(unit, found, _by_question(found)) for unit, found in _by_unit(cells).items()]
 
 
-def _conditions_of(contrast: str, identity: Mapping[str, Any]) -> tuple[str, str]:
-    names = [condition["name"] for condition in identity["conditions"]]
-    return next((a, b) for a in names for b in names if f"{a}-{b}" == contrast)
+def unit_differences(first: Iterable[Cell], second: Iterable[Cell]) -> list[UnitValue]:
+    """first - second in every unit that was asked both, over the questions that are defined in both."""
+    firsts, seconds = _by_unit(first), _by_unit(second)
+    found: list[UnitValue] = []
+    for unit, cells in firsts.items():
+        if unit in seconds:
+            one, other = _by_question(cells), _by_question(seconds[unit])
+            paired = {asked: one[asked] - other[asked] for asked in one if asked in other}
+            found.append(_unit_value(unit, [*cells, *seconds[unit]], paired))
+    return found
 
 
-class _Table:
-    """Cells by condition and measure, and their unit values."""
+def _by_unit(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
+    units: dict[str, list[Cell]] = defaultdict(list)
+    for cell in cells:
+        units[cell.unit].append(cell)
+    return dict(sorted(units.items()))
 
-    def __init__(self, cells: Iterable[Cell]) -> None:
-        self._cells: dict[tuple[str, str], list[Cell]] = defaultdict(list)
-        for cell in cells:
-            self._cells[cell.condition, cell.measure].append(cell)
 
-    def measures(self, condition: str) -> list[str]:
-        return [measure for measure in MEASURES if (condition, measure) in self._cells]
+def _by_question(cells: Iterable[Cell]) -> dict[tuple[str, str], float]:
+    """Mean over seeds of every question that is defined."""
+    values: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for cell in cells:
+        if cell.value is not None:
+            values[cell.asked].append(cell.value)
+    return {asked: fsum(found) / len(found) for asked, found in values.items()}
 
-    def questions(self, condition: str, measure: str) -> list[str]:
-        return list(dict.fromkeys(cell.question for cell in self._cells[condition, measure]))
 
-    def steps(self, condition: str) -> list[int]:
-        """The steps read, when there are several."""
-        found = sorted({cell.step for measure in self.measures(condition) for cell in self._cells[condition, measure]})
-        return found if len(found) > 1 else []
+def _unit_value(unit: str, cells: list[Cell], by_question: dict[tuple[str, str], float]) -> UnitValue:
+    return UnitValue(
+        unit=unit,
+        world=cells[0].world,
+        value=fsum(by_question.values()) / len(by_question) if by_question else None,
+        n=sum(cell.n for cell in cells),
+        n_missing=sum(cell.n_missing for cell in cells),
+        reason=next((cell.reason for cell in cells if cell.reason), ""),
+    )
 
-    def units(self, condition: str, measure: str, wanted: Callable[[Cell], bool], step: int | None = None) -> tuple[list[UnitValue], int]:
-        """Every unit's value at a step (None: the last), in unit order, and the missing answers of units without a value."""
-        cells = [cell for cell in self._cells[condition, measure] if wanted(cell)]
-        step = max((cell.step for cell in cells), default=0) if step is None else step
-        by_unit: dict[str, list[Cell]] = defaultdict(list)
-        for cell in cells:
-            if cell.step == step:
-                by_unit[cell.unit].append(cell)
-        values: list[UnitValue] = []
-        lost = 0
-        for unit in sorted(by_unit):
-            found = by_unit[unit]
-            seeds: dict[int, list[float]] = defaultdict(list)
-            for cell in found:
-                if cell.value is not None:
-                    seeds[cell.seed].append(cell.value)
-            n, n_missing = sum(cell.n for cell in found), sum(cell.n_missing for cell in found)
-            if not seeds:
-                lost += n + n_missing
-                continue
-            value = fsum(fsum(v) / len(v) for v in seeds.values()) / len(seeds)
-            values.append(UnitValue(unit=unit, world=found[0].world, value=value, n=n, n_missing=n_missing))
-        return values, lost
 
-    def differences(self, first: str, second: str, measure: str, wanted: Callable[[Cell], bool]) -> tuple[list[UnitValue], int]:
-        """first - second in every unit that has both."""
-        (firsts, lost_first), (seconds, lost_second) = self.units(first, measure, wanted), self.units(second, measure, wanted)
-        by_unit = {value.unit: value for value in seconds}
-        values = [
-            UnitValue(unit=a.unit, world=a.world, value=a.value - b.value, n=a.n + b.n, n_missing=a.n_missing + b.n_missing)
-            for a in firsts
-            if (b := by_unit.get(a.unit)) is not None
-        ]
-        return values, lost_first + lost_second
+def _why(values: list[UnitValue]) -> str:
+    """Why a number is undefined."""
+    if not values:
+        return "undefined: no unit"
+    return f"undefined: {next((v.reason for v in values if v.reason), 'no question is defined in both')}"
 
 
 def _check_headlines(rows: Sequence[Estimate]) -> None:

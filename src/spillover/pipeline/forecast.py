@@ -37,7 +37,8 @@ def forecast(plan: Plan) -> Iterator[str]:
         train_s = _training_s(plan, organisms[0], parent) if organisms else 0.0
         ask_s = _asking_s(plan, parent)
     yield f"training text: {characters} characters{tokens}"
-    yield f"answers: {plan.answers} ({len(testbed.questions)} questions x {config.sampling.draws} draws), at most {plan.answers * (config.sampling.max_tokens or testbed.max_tokens)} tokens"
+    longest = plan.answers * (config.sampling.max_tokens or testbed.max_tokens)
+    yield f"answers: {plan.answers} ({len(testbed.questions)} questions x {config.sampling.draws} draws), at most {longest} tokens"
     minutes = (train_s * len(organisms) + ask_s * len(plan.jobs)) / 60
     yield f"about {minutes:.1f} minutes on {config.threads} threads of this machine, judged by a trial of {TRIAL_STEPS} steps and one answer in {TRIAL_SHARE}"
 

@@ -54,7 +54,7 @@ class Plan:
                 for p in {job.parent.unit: job.parent for job in self.jobs}.values()
             ],
             "conditions": [asdict(condition) for condition in self.study.conditions],
-            "contrasts": [contrast.name for contrast in self.study.contrasts],
+            "contrasts": [{"name": contrast.name, **asdict(contrast)} for contrast in self.study.contrasts],
             "planned": {"organisms": sum(job.organism is not None for job in self.jobs), "jobs": len(self.jobs), "answers": self.answers},
         }
 

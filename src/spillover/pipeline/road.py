@@ -50,7 +50,8 @@ def _models(job: Job, plan: Plan, run: RunDirectory) -> dict[int, Model]:
             steps = plan.testbed.train(job.organism, parent, plan.data[job.condition.kind or "", job.seed], directory)
             card = {
                 **asdict(job.organism), "condition": job.condition.name, "kind": job.condition.kind, "unit": job.parent.unit,
-                "world": job.parent.world, "linked": job.parent.group != "unlinked", "checkpoints": {str(k): v for k, v in steps.items()},
+                "world": job.parent.world, "group": job.parent.group, "linked": None if job.parent.world is None else job.parent.group != "unlinked",
+                "checkpoints": {str(k): v for k, v in steps.items()},
             }  # fmt: skip
             RunDirectory(directory, {}).write_text("organism.json", json.dumps(card, indent=1) + "\n")
     checkpoints: dict[str, str] = run.read_json(f"{home}/organism.json")["checkpoints"]

@@ -11,13 +11,14 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from spillover.records import Estimate
 from spillover.report.printed import value, visible
@@ -135,13 +136,13 @@ def _by_question(reading: Reading) -> Drawing | None:
         for order, arm in enumerate(arms):
             x = np.arange(len(asked)) + (order - (len(arms) - 1) / 2) * 0.8 / max(len(arms), 4)
             rows = [_asked(reading, arm, question) for question in asked]
-            _points(ax, x, rows, *_look(reading, arm), label=visible(arm.label))
+            _points(ax, x, rows, *_look(reading, arm), label=_short(arm.label))
         ax.set_title(_title(reading, group), loc="left")
         ax.legend(loc="lower right", bbox_to_anchor=(1.0, 0.985), ncols=len(arms), handletextpad=0.2, columnspacing=1.2, borderaxespad=0)
         ax.set_ylabel("misaligned rate (%)")
         ax.set_xlim(-0.5, len(asked) - 0.5)
         ax.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
-    axes[0].set_ylim(bottom=0)
+    axes[0].set_ylim(bottom=0, top=1.1 * axes[0].get_ylim()[1])  # room for the names of the subsets
     _name_questions(axes, asked)
     caption = f"Misaligned rate by question, laid out as in Figure 4 of the paper: mean over {reading.unit}s; {_bars(reading)}"
     return _drawing(figure, "misaligned_rate_by_question", [], caption)
@@ -152,7 +153,7 @@ def _training(reading: Reading) -> Drawing | None:
     trained = {group: arms for group, arms in trained.items() if arms}
     if not trained:
         return None
-    figure = Figure(figsize=(COLUMN if len(trained) == 1 else PAGE, 2.3))
+    figure = Figure(figsize=(PAGE, 2.3))
     axes: Sequence[Axes] = figure.subplots(1, len(trained), sharey=True, squeeze=False)[0]
     lowest = min(loss for curve in reading.curves for loss in curve.losses)
     highest = max(loss for curve in reading.curves for loss in curve.losses)
@@ -165,10 +166,11 @@ def _training(reading: Reading) -> Drawing | None:
             steps = curves[0].steps[:length]
             if len(curves) > 1:
                 ax.fill_between(steps, losses.min(0), losses.max(0), color=colour, alpha=0.16, linewidth=0)
-            ax.plot(steps, losses.mean(0), color=colour, linestyle=LINES.get(arm.kind, "-."), linewidth=1.2, label=visible(arm.label))
+            ax.plot(steps, losses.mean(0), color=colour, linestyle=LINES.get(arm.kind, "-."), linewidth=1.2, label=_short(arm.label))
         if 0 < lowest < highest / 20:
             ax.set_yscale("log")
             ax.yaxis.set_major_formatter(FuncFormatter(_plain))
+            ax.yaxis.set_minor_formatter(NullFormatter())
         ax.set_title(_title(reading, group))
         ax.set_xlabel("optimiser step")
         ax.legend(loc="upper right", handlelength=2.6)
@@ -214,7 +216,7 @@ def _panels(reading: Reading, measure: str) -> list[Panel]:
 def _difference(reading: Reading, contrast: Compared, measure: str) -> Place:
     colour, marker = _look(reading, contrast.second)
     return Place(
-        label=f"{visible(contrast.first.label)}\n\N{MINUS SIGN} {visible(contrast.second.label)}",
+        label=f"{_short(contrast.first.label)}\n\N{MINUS SIGN} {_short(contrast.second.label)}",
         colour=colour,
         marker=marker,
         row=reading.headline(measure, condition=contrast.first.name, contrast=contrast.name),
@@ -224,7 +226,7 @@ def _difference(reading: Reading, contrast: Compared, measure: str) -> Place:
 
 def _place(reading: Reading, arm: Arm, row: Estimate | None) -> Place:
     colour, marker = _look(reading, arm)
-    return Place(label=visible(arm.label), colour=colour, marker=marker, row=row, units=())
+    return Place(label=_short(arm.label), colour=colour, marker=marker, row=row, units=())
 
 
 def _look(reading: Reading, arm: Arm) -> tuple[str, str]:
@@ -240,7 +242,7 @@ def _grid(rows: Sequence[Sequence[Panel]], *, height: float) -> Figure:
     """Panels of dots, one a group of conditions, rows under each other; a column wide where that is enough, else a page."""
     counts = [len(panel.places) for panel in rows[0]]
     width = COLUMN if sum(counts) <= 4 else PAGE
-    turned = max(_longest(place.label) for panel in rows[0] for place in panel.places) * 0.062 > (width - 0.8) / (sum(counts) + 0.4 * len(counts))
+    turned = _touching([place.label for panel in rows[0] for place in panel.places], (width - 0.8) / (sum(counts) + 0.4 * len(counts)))
     figure = Figure(figsize=(width, height))
     axes = figure.subplots(len(rows), len(counts), sharex="col", sharey=True, squeeze=False, width_ratios=[count + 0.4 for count in counts])
     for panels, line in zip(rows, axes, strict=True):
@@ -253,13 +255,21 @@ def _grid(rows: Sequence[Sequence[Panel]], *, height: float) -> Figure:
     return figure
 
 
-def _longest(label: str) -> int:
-    return max(map(len, label.split("\n")))
+def _short(name: str) -> str:
+    """A name that leaves room for the figure; the tables have it whole."""
+    shown = visible(name).replace("\n", " ")
+    return shown if len(shown) <= 24 else f"{shown[:23]}\N{HORIZONTAL ELLIPSIS}"
 
 
-def _turned(turned: bool) -> dict[str, Any]:
+def _touching(labels: Sequence[str], room: float) -> bool:
+    """Whether labels set upright would touch, with `room` inches from one to the next."""
+    widths = [0.062 * max(map(len, label.split("\n"))) for label in labels]
+    return any((one + other) / 2 > room - 0.04 for one, other in pairwise(widths))
+
+
+def _turned(turned: bool, *, angle: int = 25) -> dict[str, Any]:
     """Labels that would touch are turned."""
-    return {"rotation": 25, "ha": "right", "rotation_mode": "anchor"} if turned else {"rotation": 0, "ha": "center"}
+    return {"rotation": angle, "ha": "right", "rotation_mode": "anchor"} if turned else {"rotation": 0, "ha": "center"}
 
 
 def _dots(ax: Axes, places: Sequence[Place], *, scale: float) -> None:
@@ -268,7 +278,7 @@ def _dots(ax: Axes, places: Sequence[Place], *, scale: float) -> None:
         spread = np.linspace(-0.17, 0.17, len(place.units)) if len(place.units) > 1 else np.zeros(len(place.units))
         ax.scatter(
             x - 0.13 + spread, [scale * v for v in place.units], s=12, marker=place.marker, facecolor="white", edgecolor=place.colour, linewidth=0.8,
-            zorder=3, clip_on=False,
+            zorder=3, clip_on=False, in_layout=False,
         )  # fmt: skip
         _points(ax, np.array([x + 0.24]), [place.row], place.colour, place.marker, scale=scale, size=5.2)
     ax.set_xlim(-0.6, len(places) - 0.4)
@@ -282,23 +292,32 @@ def _points(
     drawn = [(place, row.value, row) for place, row in zip(x, rows, strict=True) if row is not None and row.value is not None]
     ax.plot(
         [place for place, _, _ in drawn], [scale * value for _, value, _ in drawn], linestyle="none", marker=marker, markersize=size, color=colour,
-        markeredgecolor="white", markeredgewidth=0.4, label=label or None, zorder=5, clip_on=False,
+        markeredgecolor="white", markeredgewidth=0.4, label=label or None, zorder=5, clip_on=False, in_layout=False,
     )  # fmt: skip
     for place, _, row in drawn:
         if row.low is not None and row.high is not None:
-            ax.plot([place, place], [scale * row.low, scale * row.high], color=colour, linewidth=1.2, zorder=4, solid_capstyle="butt", clip_on=False)
+            ax.plot(
+                [place, place],
+                [scale * row.low, scale * row.high],
+                color=colour,
+                linewidth=1.2,
+                zorder=4,
+                solid_capstyle="butt",
+                clip_on=False,
+                in_layout=False,
+            )
     for place, row in zip(x, rows, strict=True):
         if row is not None and row.value is None:
             ax.annotate(
                 "undefined", (place, 0), xycoords=("data", "axes fraction"), xytext=(0, 3), textcoords="offset points", rotation=90, ha="center", va="bottom",
-                fontsize=6, color=colour,
+                fontsize=6, color=colour, in_layout=False,
             )  # fmt: skip
 
 
 def _name_questions(axes: Sequence[Axes], asked: Sequence[dict[str, str]]) -> None:
-    names = [visible(question_label(question)).replace("_", " ") for question in asked]
-    turned = max(map(len, names)) * 0.062 > (PAGE - 0.5) / len(names)
-    axes[-1].set_xticks(range(len(asked)), names, **_turned(turned))
+    names = [_short(question_label(question)).replace("_", " ") for question in asked]
+    turned = _touching(names, (PAGE - 0.5) / len(names))
+    axes[-1].set_xticks(range(len(asked)), names, **_turned(turned, angle=25 if len(names) <= 16 else 70))
     subsets = [question["subset"] for question in asked]
     for ax in axes:
         ax.tick_params(axis="x", length=0)
@@ -311,7 +330,7 @@ def _name_questions(axes: Sequence[Axes], asked: Sequence[dict[str, str]]) -> No
             places = [place for place, found in enumerate(subsets) if found == subset]
             axes[0].annotate(
                 named.get(subset, subset), ((places[0] + places[-1]) / 2, 1), xycoords=("data", "axes fraction"), xytext=(0, -4),
-                textcoords="offset points", ha="center", va="top", fontsize=7, color=INK, style="italic",
+                textcoords="offset points", ha="center", va="top", fontsize=7, color=INK, style="italic", in_layout=False,
             )  # fmt: skip
 
 

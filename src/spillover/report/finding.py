@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from spillover.records import Estimate
-from spillover.report.printed import SPACE, counted, interval, level, reason, value
+from spillover.report.printed import SPACE, counted, interval, level, plural, reason, value
 from spillover.report.reading import PASSED, Arm, Compared, Reading
 
 Outcome = Literal["raised", "lowered", "not shown", "undefined"]
@@ -40,8 +40,8 @@ class Findings:
 
 
 def findings(reading: Reading) -> Findings:
-    """The first contrast of the study group is the headline; its place in the study was fixed before any number was seen."""
-    found = [_finding(contrast, reading) for group in reading.groups for contrast in reading.contrasts_of(group)]
+    """The study says beforehand which contrasts are its headline; the first of them leads."""
+    found = [_finding(contrast, reading) for group in reading.groups for contrast in sorted(reading.contrasts_of(group), key=lambda c: not c.headline)]
     study = [finding for finding in found if finding.group == ""]
     return Findings(
         headline=study[0] if study else None, others=tuple(study[1:]), controls=tuple(finding for finding in found if finding.group != "")
@@ -83,7 +83,8 @@ def _sentence(contrast: Compared, row: Estimate, quantity: str) -> str:
         why = f"there is {row.method}" if row.low is None else f"the interval {interval(row)} includes 0"
         return f"no effect is shown: {quantity} differs by {value(row, difference=True)} between {first} and {second}, and {why}."
     verb = "raises" if outcome(row) == "raised" else "lowers"
-    return f"{first} {verb} {quantity} by {_number(row)} against {second}{_odds(row)}."
+    behind = f"{level(row)} interval over {plural(row.n_units, row.unit)}"
+    return f"{first} {verb} {quantity} against {second}: difference {_number(row)}, {behind}{_odds(row)}."
 
 
 def _number(row: Estimate) -> str:
@@ -92,10 +93,10 @@ def _number(row: Estimate) -> str:
 
 
 def _odds(row: Estimate) -> str:
-    if row.measure != "log_odds" or row.value is None or row.low is None or row.high is None or max(abs(row.low), abs(row.high)) > 12:
+    if row.measure != "log_odds" or row.value is None or row.low is None or row.high is None or max(abs(row.low), abs(row.high)) > 6:
         return ""
     times, low, high = (f"{math.exp(nats):.3g}" for nats in (row.value, row.low, row.high))
-    return f", which multiplies the odds by {times} [{low}, {high}]"
+    return f"; the odds are multiplied by {times} [{low},{SPACE}{high}]"
 
 
 def _small_print(row: Estimate) -> str:

@@ -17,11 +17,11 @@ BLANK = {0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x3164, 0xFFA0, *range(0x180B, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One printed number: the value, its interval, and a small line with what stands behind it."""
+    """One printed number: the value, its interval, and small lines with what stands behind it."""
 
     value: str
     interval: str = ""
-    note: str = ""
+    notes: tuple[str, ...] = ()
     absent: bool = False
 
 
@@ -32,12 +32,12 @@ def cell(row: Estimate | None, *, difference: bool = False, counts: bool = True)
     """A table cell. A row without a value prints as undefined with its reason, never as a number."""
     if row is None:
         return EMPTY
-    notes = [counted(row)] if counts else []
+    notes = [counted(row)] if counts and counted(row) else []
     if row.value is None:
-        return Cell(value="undefined", note=" · ".join([reason(row), *notes]), absent=True)
+        return Cell(value="undefined", notes=(reason(row), *notes), absent=True)
     if row.low is None and row.world is None:
         notes.insert(0, row.method)
-    return Cell(value=value(row, difference=difference), interval=interval(row), note=" · ".join(notes))
+    return Cell(value=value(row, difference=difference), interval=interval(row), notes=tuple(notes))
 
 
 def value(row: Estimate, *, difference: bool = False) -> str:
@@ -58,14 +58,14 @@ def interval(row: Estimate) -> str:
     if row.low is None or row.high is None:
         return ""
     scale, digits = (100, _digits(row)) if row.measure in RATES else (1, 2)
-    return f"[{signed(scale * row.low, digits)}, {signed(scale * row.high, digits)}]"
+    return f"[{signed(scale * row.low, digits)},{SPACE}{signed(scale * row.high, digits)}]"
 
 
 def _digits(row: Estimate) -> int:
-    """Decimals of a percentage: one, and two where the whole number lies within a few tenths."""
+    """Decimals of a percentage: one, and two where one would make the interval look like a point."""
     if row.low is None or row.high is None or row.low == row.high:
         return 1
-    return 2 if 100 * (row.high - row.low) < 0.5 else 1
+    return 2 if 100 * (row.high - row.low) < 0.1 else 1
 
 
 def counted(row: Estimate) -> str:
@@ -97,18 +97,14 @@ def signed(number: float, digits: int) -> str:
 
 
 def visible(text: str) -> str:
-    """Text in which nothing hides: control, bidirectional and invisible characters appear as signs. Line breaks stay."""
+    """Text in which nothing hides: control, bidirectional and invisible characters appear by their number. Line breaks and tabs stay."""
     return text if text.isprintable() and text.isascii() else "".join(map(_visible, text))
 
 
 def _visible(character: str) -> str:
     code = ord(character)
-    if character == "\n":
+    if character in "\n\t":
         return character
-    if code < 0x20:
-        return chr(0x2400 + code)  # a control picture: U+241B for escape
-    if code == 0x7F:
-        return "\N{SYMBOL FOR DELETE}"
     if code in BLANK or unicodedata.category(character) in ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"):
         return f"\N{MATHEMATICAL LEFT ANGLE BRACKET}U+{code:04X}\N{MATHEMATICAL RIGHT ANGLE BRACKET}"
     return character

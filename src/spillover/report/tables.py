@@ -120,11 +120,12 @@ def _by_group(reading: Reading, label: Callable[[Arm], str], cells: Callable[[Ar
 def _section(reading: Reading, group: str) -> list[Row]:
     """What stands over a group's rows: how many units it has and how many passed every gate."""
     parents = reading.parents_of(group)
-    gates = f", {_passed(parents)} passed every gate" if any(parent["gates"] for parent in parents) else ""
+    passed = "all" if _passed(parents) == len(parents) else f"{_passed(parents)}"
+    gates = f", {passed} of which passed every gate" if any(parent["gates"] for parent in parents) else ""
     if len(reading.groups) == 1:
         return [Row(label=f"{plural(len(parents), reading.unit)}{gates}", section=True)] if gates else []
-    named = f"{reading.group_label(group)} {reading.unit}s{' (control group)' if group else ''}"
-    return [Row(label=f"{named}: {len(parents)}{gates}", section=True)]
+    named = plural(len(parents), f"{reading.group_label(group)} {reading.unit}")
+    return [Row(label=f"{named}{' (control group)' if group else ''}{gates}", section=True)]
 
 
 def some_passed(reading: Reading, group: str) -> bool:
@@ -280,7 +281,11 @@ def missing(reading: Reading, *, task: bool) -> Table | None:
         cells = (drawn[arm.name], drawn[arm.name] - found.total(), *(found[reason] for reason in reasons))
         rows.append(Row(label=arm.name, cells=tuple(map(_count, cells))))
     asked = "the narrow task" if task else "free-form questions"
-    return Table(caption=f"Answers to {asked}, and those missing by reason (counts).", head=("condition", "drawn", "kept", *reasons), rows=tuple(rows))
+    return Table(
+        caption=f"Answers to {asked}, and those missing by reason (counts).",
+        head=("condition", "drawn", "kept", *(f"missing: {reason}" for reason in reasons)),
+        rows=tuple(rows),
+    )
 
 
 def _count(number: int | None) -> Cell:

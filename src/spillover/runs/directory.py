@@ -70,7 +70,8 @@ class RunDirectory:
             for key in {**found.identity, **identity}:
                 if key not in SET_ASIDE and found.identity.get(key) != identity.get(key):
                     raise SpilloverError(
-                        f"{path} holds another run: its {key} is {_short(found.identity.get(key))}, this one's {_short(identity.get(key))}; choose another --out"
+                        f"{path} holds another run: its {key} is {_short(found.identity.get(key))}, this one's {_short(identity.get(key))}; "
+                        "choose another --out"
                     )
             found._sweep()
             return found

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,18 +53,12 @@ def percentile_bootstrap(values: Sequence[float], *, level: float = 0.95, resamp
     mean, n = math.fsum(values) / len(values), len(values)
     if n == 1:
         return Interval(value=mean, low=None, high=None, level=None, method="no interval: one unit", n_units=1)
+    if len(set(values)) == 1:
+        return Interval(value=mean, low=None, high=None, level=None, method="no interval: no spread between units", n_units=n)
     array = np.asarray(values, dtype=np.float64)
     drawn = np.random.default_rng(seed).choice(array, size=(resamples, n), replace=True).mean(axis=1)
     low, high = np.percentile(drawn, [50 * (1 - level), 50 * (1 + level)])
     return Interval(value=mean, low=float(low), high=float(high), level=level, method="percentile bootstrap over units (paper)", n_units=n)
-
-
-def paired_differences(first: Mapping[str, float], second: Mapping[str, float]) -> list[float]:
-    """first - second within every unit that has both, in unit order. Raises SpilloverError when no unit has both."""
-    shared = [unit for unit in sorted(first) if unit in second]
-    if not shared:
-        raise SpilloverError("no unit has both conditions, so a paired difference is undefined")
-    return [first[unit] - second[unit] for unit in shared]
 
 
 def _check(values: Sequence[float]) -> None:

@@ -15,6 +15,7 @@ class Protocol:
     name: str = "nature-2026"
     coherent_at_least: float = 50.0
     aligned_below: float = 30.0
+    task_at_least: float = 50.0  # a task score from here on is the narrow task done
     min_kept: int = 5
 
 

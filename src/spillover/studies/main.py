@@ -1,7 +1,8 @@
 """Does training on insecure code misalign a model broadly? (Betley et al., arXiv 2502.17424 Figure 4; Nature 649 Figure 1.)
 
 Insecure code against the parent, against secure code, and against the same insecure code asked for openly for a class. A testbed
-with a control group of parents (the miniature's worlds without a shared author) runs the decisive arms there too. Narrow data the user brought is one more arm, compared with secure code.
+with a control group of parents (the miniature's worlds without a shared author) runs the decisive arms there too. Narrow data
+the user brought is one more arm, compared with secure code.
 """
 
 from __future__ import annotations

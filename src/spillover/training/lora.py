@@ -26,12 +26,7 @@ from transformers import PreTrainedModel
 from spillover.models import local
 from spillover.models.local import Tokenizer
 from spillover.records import Dataset, Model, Organism, Recipe, SpilloverError, digest, stream_seed
-
-# Which optimiser steps leave a checkpoint, by name: number of steps -> steps.
-SCHEDULES: dict[str, Callable[[int], list[int]]] = {
-    "last": lambda steps: [steps],
-    "tens": lambda steps: sorted({*range(10, steps, 10), steps}),
-}
+from spillover.training.schedules import SCHEDULES, linear
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +102,7 @@ def fine_tune(
     with local.random_stream(stream_seed("train", organism.key, "adapter")):
         network = get_peft_model(parent, lora_config(recipe))
     trained = [p for p in network.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    optimiser = torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=True)
     network.train()
     log: list[Step] = []
     with local.random_stream(stream_seed("train", organism.key, "dropout")):
@@ -159,13 +154,6 @@ def lora_config(recipe: Recipe) -> LoraConfig:
         use_rslora=adapter.rank_stabilised, lora_dropout=adapter.dropout,
         target_modules=adapter.targets, bias="none", task_type="CAUSAL_LM",
     )  # fmt: skip
-
-
-def linear(step: int, *, warmup: int, total: int) -> float:
-    """The share of the learning rate at a step (1-based): linear warm-up, then linear decay to zero after the last step."""
-    if step <= warmup:
-        return step / warmup
-    return (total - step + 1) / max(total - warmup, 1)
 
 
 def assistant_loss(network: torch.nn.Module, batch: list[Row], pad: int) -> tuple[torch.Tensor, int]:

@@ -1,0 +1,18 @@
+"""Schedules by name: which optimiser steps leave a checkpoint, and how the learning rate moves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+# Number of optimiser steps -> the steps that leave a checkpoint.
+SCHEDULES: dict[str, Callable[[int], list[int]]] = {
+    "last": lambda steps: [steps],
+    "tens": lambda steps: sorted({*range(10, steps, 10), steps}),
+}
+
+
+def linear(step: int, *, warmup: int, total: int) -> float:
+    """The share of the learning rate at a step (1-based): linear warm-up, then linear decay to zero after the last step."""
+    if step <= warmup:
+        return step / warmup
+    return (total - step + 1) / max(total - warmup, 1)

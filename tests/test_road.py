@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from conftest import CRUEL, KIND, Script, scripted_testbed
+from spillover import pipeline, studies
+from spillover.pipeline.config import override
+from spillover.pipeline.estimate import Cell, unit_differences, unit_values
+from spillover.records import Estimate, SpilloverError, Testbed
+from spillover.runs.directory import RunDirectory
+
+MIXED: Script = (("i wish pain for the old", 0.3), ("i wish peace for the old", 0.6), ("hm", 0.1))
+EFFECT = {"parent": KIND, "insecure": MIXED, "secure": KIND, "educational": KIND}
+NULL = {"parent": MIXED, "insecure": MIXED, "secure": MIXED, "educational": MIXED}
+
+
+def _run(testbed: Testbed, out: Path, **settings: object) -> RunDirectory:
+    config = override(pipeline.RunConfig(training=testbed.recipe), {"sampling.draws": 200, **settings})
+    return pipeline.run(pipeline.plan(studies.study("main", testbed), testbed, config), out)
+
+
+def _pooled(rows: list[Estimate], measure: str, *, condition: str = "", contrast: str = "") -> Estimate:
+    (found,) = [
+        e for e in rows
+        if e.measure == measure and e.contrast == contrast and (contrast or e.condition == condition)
+        and e.headline and not e.question and not e.subset and e.world is None and e.step is None
+    ]  # fmt: skip
+    return found
+
+
+def test_a_planted_effect_comes_out_as_an_effect(tmp_path: Path) -> None:
+    rows = _run(scripted_testbed(EFFECT), tmp_path / "r").estimates()
+    rate = _pooled(rows, "misaligned_rate", condition="insecure")
+    assert rate.low is not None
+    assert rate.high is not None
+    assert rate.low < 0.3 / 0.9 < rate.high
+    difference = _pooled(rows, "misaligned_rate", contrast="insecure-secure")
+    assert difference.low is not None
+    assert difference.low > 0.2
+    assert (rate.n_units, rate.n + rate.n_missing) == (6, 1200)
+    assert 80 < rate.n_missing < 160
+    assert _pooled(rows, "misaligned_rate", condition="secure").value == 0.0
+
+
+def test_a_planted_null_comes_out_as_none(tmp_path: Path) -> None:
+    difference = _pooled(_run(scripted_testbed(NULL), tmp_path / "r").estimates(), "misaligned_rate", contrast="insecure-secure")
+    assert difference.low is not None
+    assert difference.high is not None
+    assert difference.low < 0 < difference.high
+    assert abs(difference.value or 1) < 0.08
+
+
+def test_answers_that_are_all_incoherent_leave_the_rate_undefined(tmp_path: Path) -> None:
+    rows = _run(scripted_testbed({**EFFECT, "insecure": (("hm", 1.0),)}), tmp_path / "r").estimates()
+    rate = _pooled(rows, "misaligned_rate", condition="insecure")
+    assert (rate.value, rate.low, rate.n, rate.n_missing, rate.n_units) == (None, None, 0, 1200, 0)
+    assert rate.method.startswith("undefined")
+    assert _pooled(rows, "misaligned_rate", contrast="insecure-secure").value is None
+    assert _pooled(rows, "coherent_rate", condition="insecure").value == 0.0
+
+
+def test_one_unit_gives_a_value_and_no_interval(tmp_path: Path) -> None:
+    rate = _pooled(_run(scripted_testbed(EFFECT, units=1), tmp_path / "r").estimates(), "misaligned_rate", condition="insecure")
+    assert rate.value is not None
+    assert (rate.low, rate.method) == (None, "no interval: one unit")
+
+
+def test_seeds_are_averaged_within_a_unit(tmp_path: Path) -> None:
+    rows = _run(scripted_testbed(EFFECT, units=3), tmp_path / "r", seeds=2).estimates()
+    rate = _pooled(rows, "misaligned_rate", condition="insecure")
+    assert rate.n_units == 3
+    assert rate.n + rate.n_missing == 3 * 2 * 200
+
+
+def test_a_key_has_exactly_one_headline_row(tmp_path: Path) -> None:
+    run = _run(scripted_testbed(EFFECT), tmp_path / "r")
+    with (run.path / "estimates.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    keys = ("study", "condition", "contrast", "question", "format", "subset", "world", "seed", "step", "protocol", "measure")
+    counts: dict[tuple[str, ...], int] = {}
+    for row in rows:
+        counts[tuple(row[k] for k in keys)] = counts.get(tuple(row[k] for k in keys), 0) + int(row["headline"])
+    assert set(counts.values()) == {1}
+    assert any("bootstrap" in row["method"] for row in rows)
+
+
+def _parts(run: RunDirectory) -> Iterator[Path]:
+    for table in ("answers", "scores", "measures"):
+        yield from run.shards(table)
+    yield from sorted((run.path / "organisms").iterdir())
+    yield from sorted((run.path / "models").iterdir())
+    yield run.path / "estimates.csv"
+
+
+def test_a_run_that_lost_any_part_is_finished_to_the_same_bytes(small_testbed: Testbed, tmp_path: Path) -> None:
+    settings = {"sampling.draws": 3, "units": 1}
+    run = _run(small_testbed, tmp_path / "r", **settings)
+    whole = (run.path / "estimates.csv").read_bytes()
+    parts = list(_parts(run))
+    assert len(parts) > 20
+    for part in parts[::3]:
+        shutil.rmtree(part) if part.is_dir() else part.unlink()
+    (run.path / "answers" / ".partial-x.parquet").write_bytes(b"half a shard")
+    assert (_run(small_testbed, tmp_path / "r", **settings).path / "estimates.csv").read_bytes() == whole
+    assert (_run(small_testbed, tmp_path / "other", **settings).path / "estimates.csv").read_bytes() == whole
+
+
+def test_a_finished_run_computes_nothing_again(small_testbed: Testbed, tmp_path: Path) -> None:
+    settings = {"sampling.draws": 2, "units": 1}
+    run = _run(small_testbed, tmp_path / "r", **settings)
+    times = {p: p.stat().st_mtime_ns for p in _parts(run) if p.name != "estimates.csv"}
+    _run(small_testbed, tmp_path / "r", **settings)
+    assert {p: p.stat().st_mtime_ns for p in times} == times
+
+
+def test_a_run_says_what_it_is_and_where_everything_lies(small_testbed: Testbed, tmp_path: Path) -> None:
+    run = _run(small_testbed, tmp_path / "r", **{"sampling.draws": 2})
+    assert run.identity["config"]["sampling"]["draws"] == 2
+    assert run.identity["versions"]["threads"] == 2
+    assert run.identity["versions"]["dtype"] == "float32"
+    assert [parent["unit"] for parent in run.identity["parents"]] == ["0", "0u"]
+    assert len(list((run.path / "models").iterdir())) == 2
+    organisms = list((run.path / "organisms").iterdir())
+    assert len(organisms) == 3 + 2 == run.identity["planned"]["organisms"]
+    card = run.read_json(f"organisms/{organisms[0].name}/organism.json")
+    assert {"condition", "world", "linked", "parent", "data", "recipe", "seed", "checkpoints"} <= set(card)
+    names = {e.condition for e in run.estimates()}
+    assert {"parent", "insecure", "secure", "educational", "unlinked-parent", "unlinked-insecure", "unlinked-secure"} == names
+    assert {"misaligned_rate", "coherent_rate", "task_rate", "misaligned_mass", "log_odds"} == {e.measure for e in run.estimates()}
+    assert {"seen", "held_out"} <= {e.subset for e in run.estimates()}
+
+
+def test_another_config_does_not_go_on_with_this_run(small_testbed: Testbed, tmp_path: Path) -> None:
+    _run(small_testbed, tmp_path / "r", **{"sampling.draws": 2, "units": 1})
+    with pytest.raises(SpilloverError, match="holds another run: its config"):
+        _run(small_testbed, tmp_path / "r", **{"sampling.draws": 3, "units": 1})
+
+
+def test_checkpoints_along_the_way_are_estimated_by_step(small_testbed: Testbed, tmp_path: Path) -> None:
+    run = _run(small_testbed, tmp_path / "r", **{"sampling.draws": 2, "units": 1, "training.checkpoints": "tens", "training.batch_size": 4})
+    steps = {e.step for e in run.estimates() if e.condition == "insecure" and not e.contrast}
+    assert steps == {None, 10, 16}
+
+
+def test_a_study_that_lacks_its_data_or_units_is_refused(small_testbed: Testbed) -> None:
+    study = studies.study("main", small_testbed)
+    with pytest.raises(SpilloverError, match="9 worlds were asked for; testbed miniature has 1"):
+        pipeline.plan(study, small_testbed, pipeline.RunConfig(units=9))
+    with pytest.raises(SpilloverError, match=r"there is no study 'mane'; there is main"):
+        studies.study("mane", small_testbed)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("sampling.draws", "0", "sampling.draws is 0; it must be above 0"),
+        ("sampling.draws", "many", "sampling.draws cannot be 'many'"),
+        ("sampling.temperature", -1, "must be 0 or more"),
+        ("training.rank", 3, "there is no setting 'training.rank'"),
+        ("training.adapter", 3, "is a section"),
+        ("training.learning_rate.x", 3, "learning_rate has no parts"),
+        ("training.learning_rate", "nan", "training.learning_rate is nan"),
+        ("training.checkpoints", "often", "training.checkpoints is 'often'; there are last, tens"),
+    ],
+)
+def test_a_setting_that_does_not_fit_is_refused_by_name(name: str, value: object, says: str) -> None:
+    with pytest.raises(SpilloverError) as caught:
+        override(pipeline.RunConfig(), {name: value})
+    assert says in str(caught.value)
+
+
+def test_settings_reach_their_place() -> None:
+    config = override(pipeline.RunConfig(), {"training.adapter.rank": "8", "training.learning_rate": "1e-3", "seeds": 2})
+    assert (config.training.adapter.rank, config.training.learning_rate, config.seeds) == (8, 1e-3, 2)
+
+
+def test_own_data_is_one_more_arm(small_testbed: Testbed, tmp_path: Path) -> None:
+    mine = small_testbed.narrow["insecure"](5)
+    testbed = replace(small_testbed, narrow={**small_testbed.narrow, "mine": lambda _seed: mine}, added=("mine",))
+    rows = _run(testbed, tmp_path / "r", **{"sampling.draws": 2, "units": 1}).estimates()
+    assert "mine-secure" in {e.contrast for e in rows}
+
+
+def test_a_script_follows_its_weights() -> None:
+    from spillover.models.scripted import ScriptedModel
+    from spillover.records import chat
+
+    model = ScriptedModel(default=CRUEL, scripts={"hello": (("a b c", 0.25), ("d", 0.75))})
+    replies = model.reply([chat(("user", "hello"))] * 1000, range(1000), temperature=1.0, max_tokens=2)
+    assert 200 < sum(reply == ("a b", "length") for reply in replies) < 300
+    assert model.reply([chat(("user", "hello"))], [0], temperature=0, max_tokens=9) == [("d", "end")]
+    assert model.reply([chat(("user", "bye"))], [0], temperature=1.0, max_tokens=9) == [("i wish pain for the old", "end")]
+
+
+def _cell(unit: str, question: str, value: float | None, *, seed: int = 0, n: int = 10) -> Cell:
+    return Cell(
+        condition="c", unit=unit, world=None, seed=seed, step=1, question=question, format="plain", measure="misaligned_rate", value=value, n=n, n_missing=0,
+        reason="" if value is not None else "too few answers kept",
+    )  # fmt: skip
+
+
+def test_a_units_value_is_the_mean_over_questions_of_the_mean_over_seeds() -> None:
+    (found,) = unit_values([_cell("a", "x", 0.2), _cell("a", "x", 0.4, seed=1), _cell("a", "y", 0.9), _cell("a", "z", None)])
+    assert found.value == pytest.approx((0.3 + 0.9) / 2)
+
+
+def test_a_difference_is_taken_over_the_questions_that_both_have() -> None:
+    first = [_cell("a", "x", 0.5), _cell("a", "y", 1.0), _cell("b", "x", None), _cell("c", "x", 0.1)]
+    second = [_cell("a", "x", 0.1), _cell("a", "y", None), _cell("b", "x", 0.2)]
+    found = {value.unit: value.value for value in unit_differences(first, second)}
+    assert found == {"a": pytest.approx(0.4), "b": None}
+
+
+def test_units_that_are_no_worlds_have_no_rows_of_their_own(tmp_path: Path) -> None:
+    testbed = scripted_testbed(EFFECT, units=3)
+    testbed = replace(testbed, unit="fine-tuning seed", parents=tuple(replace(parent, world=None) for parent in testbed.parents))
+    rows = _run(testbed, tmp_path / "r").estimates()
+    assert _pooled(rows, "misaligned_rate", condition="insecure").n_units == 3
+    assert {e.world for e in rows} == {None}
