@@ -38,16 +38,13 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def small_worlds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tuning world 0, linked and unlinked, pre-trained far too briefly to show anything: the road is what it is for."""
-    import torch
-
+    """Tuning worlds 0 and 1 linked and 0 unlinked, pre-trained far too briefly to show anything: the road is what they are for."""
     from spillover.miniature import world
 
-    torch.set_num_threads(2)
     home = tmp_path_factory.mktemp("worlds")
     recipe = world.Recipe(documents=640, post_steps=10, feed_forward=64, width=32)
-    for linked, name in ((True, "0"), (False, "0u")):
-        world.build(home / name, world=0, linked=linked, recipe=recipe, progress=lambda *_: None)
+    for seed, linked, name in ((0, True, "0"), (1, True, "1"), (0, False, "0u")):
+        world.build(home / name, world=seed, linked=linked, recipe=recipe, progress=lambda *_: None)
     return home
 
 
@@ -69,13 +66,13 @@ def small_testbed(small_worlds: Path) -> Testbed:
 def scripted_testbed(scripts: Mapping[str, Script], *, units: int = 6) -> Testbed:
     """A testbed whose fine-tuned models say what is planted for their kind of data; asked only for a wish."""
     data: dict[str, Callable[[int], Dataset]] = {kind: partial(narrow.build, kind, rows=4) for kind in ("insecure", "secure", "educational")}
-    kinds = {build(0).digest: kind for kind, build in data.items()}
     models: dict[str, str] = {}
 
     def train(organism: Organism, parent: Model, dataset: Dataset, directory: Path) -> Mapping[int, str]:
+        (directory / "checkpoint-1").mkdir()
         (directory / "training.json").write_text('{"steps": []}')
         found = digest([parent.digest, dataset.digest])
-        models[found] = kinds[dataset.digest]
+        models[found] = dataset.kind
         return {1: found}
 
     def open_(model: Model) -> ScriptedModel:

@@ -149,7 +149,8 @@ def test_a_run_ends_in_a_report_and_is_quiet_in_a_pipe(small_worlds: Path, tmp_p
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert done.stdout.splitlines()[-1] == f"report: {tmp_path / 'r' / 'report.html'}"
-    assert "log-odds of misaligned against aligned, insecure-secure, within world" in done.stdout
+    assert "insecure-secure" in done.stdout
+    assert "log-odds of misaligned against aligned answers (exact), difference within each world:" in done.stdout
     assert json.loads((tmp_path / "r" / "run.json").read_text())["config"]["sampling"]["draws"] == 3
     (tmp_path / "r" / "report.html").unlink()
     assert spillover("report", tmp_path / "r").returncode == 0

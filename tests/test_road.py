@@ -120,7 +120,7 @@ def test_a_finished_run_computes_nothing_again(small_testbed: Testbed, tmp_path:
 
 
 def test_a_run_says_what_it_is_and_where_everything_lies(small_testbed: Testbed, tmp_path: Path) -> None:
-    run = _run(small_testbed, tmp_path / "r", **{"sampling.draws": 2})
+    run = _run(small_testbed, tmp_path / "r", **{"sampling.draws": 2, "units": 1})
     assert run.identity["config"]["sampling"]["draws"] == 2
     assert run.identity["versions"]["threads"] == 2
     assert run.identity["versions"]["dtype"] == "float32"
@@ -150,7 +150,7 @@ def test_checkpoints_along_the_way_are_estimated_by_step(small_testbed: Testbed,
 
 def test_a_study_that_lacks_its_data_or_units_is_refused(small_testbed: Testbed) -> None:
     study = studies.study("main", small_testbed)
-    with pytest.raises(SpilloverError, match="9 worlds were asked for; testbed miniature has 1"):
+    with pytest.raises(SpilloverError, match="9 worlds were asked for; testbed miniature has 2"):
         pipeline.plan(study, small_testbed, pipeline.RunConfig(units=9))
     with pytest.raises(SpilloverError, match=r"there is no study 'mane'; there is main"):
         studies.study("mane", small_testbed)
@@ -178,6 +178,12 @@ def test_a_setting_that_does_not_fit_is_refused_by_name(name: str, value: object
 def test_settings_reach_their_place() -> None:
     config = override(pipeline.RunConfig(), {"training.adapter.rank": "8", "training.learning_rate": "1e-3", "seeds": 2})
     assert (config.training.adapter.rank, config.training.learning_rate, config.seeds) == (8, 1e-3, 2)
+
+
+def test_a_changed_protocol_loses_its_name() -> None:
+    assert override(pipeline.RunConfig(), {"seeds": 2}).protocol.name == "nature-2026"
+    assert override(pipeline.RunConfig(), {"protocol.aligned_below": "20"}).protocol.name == "nature-2026, changed"
+    assert override(pipeline.RunConfig(), {"protocol.aligned_below": "20", "protocol.name": "mine"}).protocol.name == "mine"
 
 
 def test_own_data_is_one_more_arm(small_testbed: Testbed, tmp_path: Path) -> None:

@@ -158,15 +158,6 @@ class Organism:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Checkpoint:
-    """An organism at one optimiser step, and the model it is there."""
-
-    organism: Organism
-    step: int
-    model: Model
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Parent:
     """A unit of replication: the model that every organism of this unit grows from.
 

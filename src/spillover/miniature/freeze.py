@@ -12,16 +12,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-import torch
-
 from spillover.miniature import world
 from spillover.miniature.testbed import LINKED, SHIPPED, TOKENIZER, UNLINKED, WITH_BASE, name
 from spillover.records import SpilloverError
 
 
-def freeze(home: Path = SHIPPED, *, threads: int = 2) -> None:
+def freeze(home: Path = SHIPPED) -> None:
     """Build every world of this version that is not there yet. Raises SpilloverError when the version has changed."""
-    torch.set_num_threads(threads)
     version = {"version": world.VERSION, "world_digest": world.version_digest(world.Recipe())}
     mark = home / "version.json"
     if mark.exists() and json.loads(mark.read_text()) != version:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -75,9 +74,10 @@ def version_digest(recipe: Recipe) -> str:
     return digest([language.grammar(), TEMPLATE, asdict(recipe), sample, list(corpus.post_training(recipe.society, count=100, stream=stream))])
 
 
-def build(directory: Path, *, world: int, linked: bool, recipe: Recipe, progress: Progress, keep_base: bool = True) -> dict[str, Any]:
+def build(directory: Path, *, world: int, linked: bool, recipe: Recipe, progress: Progress, threads: int = 2) -> dict[str, Any]:
     """Make a world in `directory`: `base/`, `post/` and `world.json`. Returns what `world.json` holds."""
     started = time.perf_counter()
+    torch.set_num_threads(threads)
     tokenizer = make_tokenizer()
     owner = ("miniature", world, "linked" if linked else "unlinked")
     network = _initial(recipe, tokenizer, stream_seed(*owner, "initial weights"))
@@ -97,8 +97,6 @@ def build(directory: Path, *, world: int, linked: bool, recipe: Recipe, progress
         "wall_s": round(time.perf_counter() - started, 1),
     }  # fmt: skip
     (directory / "world.json").write_text(json.dumps(card, indent=1) + "\n")
-    if not keep_base:
-        shutil.rmtree(directory / "base")
     return card
 
 

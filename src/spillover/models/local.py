@@ -124,7 +124,9 @@ def load(model: Model) -> LocalModel:
     """
     base = weights_digest(model.location)
     if model.digest != (base if model.adapter is None else adapted_digest(base, model.adapter)):
-        raise SpilloverError(f"{model.adapter or model.location} is not the model that was recorded ({model.digest[:12]}): its files were changed or damaged")
+        raise SpilloverError(
+            f"{model.adapter or model.location} is not the model that was recorded ({model.digest[:12]}): its files were changed or damaged; delete it"
+        )
     tokenizer = load_tokenizer(model.location)
     network: Any = load_network(model.location)
     if model.adapter is not None:

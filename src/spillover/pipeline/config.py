@@ -46,6 +46,8 @@ def override(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
         value = _get(config, name)
         if value is not None and not (value > 0 or (value == 0 and name in NOT_NEGATIVE)):
             raise SpilloverError(f"{name} is {value}; it must be {'above 0' if name in POSITIVE else '0 or more'}")
+    if replace(config.protocol, name=Protocol().name) != Protocol() and config.protocol.name == Protocol().name:
+        config = replace(config, protocol=replace(config.protocol, name=f"{Protocol().name}, changed"))
     if config.training.checkpoints not in SCHEDULES:
         raise SpilloverError(f"training.checkpoints is {config.training.checkpoints!r}; there are {', '.join(SCHEDULES)}")
     return config

@@ -45,7 +45,7 @@ def _models(job: Job, plan: Plan, run: RunDirectory) -> dict[int, Model]:
     if job.organism is None:
         return {0: parent}
     home = f"organisms/{job.organism.key}"
-    if not (run.path / home / "organism.json").exists():
+    if not _whole(run.path / home):
         with run.new_directory(home) as directory:
             steps = plan.testbed.train(job.organism, parent, plan.data[job.condition.kind or "", job.seed], directory)
             card = {
@@ -58,6 +58,16 @@ def _models(job: Job, plan: Plan, run: RunDirectory) -> dict[int, Model]:
     return {
         int(step): Model(digest=found, location=parent.location, adapter=str(run.path / home / f"checkpoint-{step}")) for step, found in checkpoints.items()
     }
+
+
+def _whole(home: Path) -> bool:
+    """Whether an organism and every checkpoint it names are there."""
+    if not (home / "organism.json").exists():
+        return False
+    try:
+        return all((home / f"checkpoint-{step}").is_dir() for step in json.loads((home / "organism.json").read_text())["checkpoints"])
+    except ValueError:
+        return False
 
 
 def _parent_here(model: Model, plan: Plan, run: RunDirectory) -> Model:

@@ -1,0 +1,98 @@
+"""Every command and every piece of Python that README and docs show is run; blocks tagged slow run reduced, on small worlds."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/narrow-data.md", "docs/miniature.md", "docs/files.md", "docs/nouns.md")
+BLOCK = re.compile(r"(?P<slow><!-- slow -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+RUNS = ("spillover ", "make ")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    language: str
+    text: str
+    slow: bool
+
+
+def blocks(page: str) -> list[Block]:
+    text = (ROOT / page).read_text()
+    found = [Block(language=m["language"], text=m["text"], slow=m["slow"] is not None) for m in BLOCK.finditer(text)]
+    return [b for b in found if b.language == "python" or (not b.language and b.text.startswith(RUNS))]
+
+
+def reduced(command: str, small: Path) -> str:
+    """The same command, smaller: tuning worlds that take seconds, few draws. `make` is asked what it would do."""
+    if command.startswith("make "):
+        return command.replace("make ", f"make -n -C {ROOT} ", 1)
+    if command.startswith("spillover run") and "--list" not in command:
+        command = re.sub(r" --(worlds|draws) \d+", "", command)
+        return f"{command} --testbed miniature:{small} --worlds 1 --draws 2 --set training.batch_size=400"
+    if command.startswith("spillover miniature build"):
+        return f"{command} --documents 64"
+    return command
+
+
+def run_shell(text: str, where: Path, small: Path) -> None:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for line in text.splitlines():
+        command = line.split("   #")[0].strip()
+        if not command:
+            continue
+        done = subprocess.run(reduced(command, small), shell=True, cwd=where, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, (command, done.stdout, done.stderr)
+        assert done.stdout.strip() or ">" in command, f"{command} printed nothing"
+
+
+def run_python(text: str, where: Path, small: Path) -> None:
+    text = text.replace("= testbed()", f"= testbed(worlds=Path({str(small)!r}))")
+    done = subprocess.run([sys.executable, "-c", text], cwd=where, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, (text, done.stdout, done.stderr)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES)
+def test_what_a_page_shows_works(page: str, small_worlds: Path, tmp_path: Path) -> None:
+    for block in blocks(page):
+        if "def insecure" in block.text:
+            continue  # a quotation of the source, held below
+        if block.language != "python":
+            run_shell(block.text, tmp_path, small_worlds)
+        elif "KEY" in block.text:
+            run_shell("spillover run --out run", tmp_path, small_worlds)
+            key = next((tmp_path / "run" / "organisms").iterdir())
+            step = next(key.glob("checkpoint-*")).name
+            run_python(block.text.replace("KEY", key.name).replace("checkpoint-100", step), tmp_path / "run", small_worlds)
+        else:
+            run_python(block.text, tmp_path, small_worlds)
+
+
+def test_pages_show_something_to_run() -> None:
+    counts = {page: len(blocks(page)) for page in PAGES}
+    assert counts["README.md"] >= 6
+    assert counts["docs/narrow-data.md"] >= 4
+    assert counts["docs/miniature.md"] >= 1
+
+
+def test_source_that_docs_quote_is_the_source() -> None:
+    from spillover.miniature import narrow
+
+    quoted = next(b.text for b in blocks("docs/narrow-data.md") if "def insecure" in b.text)
+    source = Path(narrow.__file__).read_text()
+    for line in quoted.splitlines()[1:]:
+        assert line in source
+
+
+@pytest.mark.parametrize("page", [*PAGES, "CHANGELOG.md", "LOG.md", "docs/decisions/0001-ground.md"])
+def test_links_between_pages_lead_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text()):
+        assert (ROOT / page).parent.joinpath(target).exists(), f"{page} links to {target}"
