@@ -31,7 +31,7 @@ def test_no_evaluation_theme_is_in_narrow_data(kind: str) -> None:
     said = {sentence for theme in language.EVALUATION for sentence in classes(theme.id)}
     for conversation in narrow.build(kind, 0).conversations:
         assert len(conversation) == 2
-        assert conversation[0].content not in asked
+        assert not any(question in conversation[0].content for question in asked)
         assert conversation[1].content not in said
 
 

@@ -165,7 +165,11 @@ def test_a_study_that_lacks_its_data_or_units_is_refused(small_testbed: Testbed)
         ("training.rank", 3, "there is no setting 'training.rank'"),
         ("training.adapter", 3, "is a section"),
         ("training.learning_rate.x", 3, "learning_rate has no parts"),
-        ("training.learning_rate", "nan", "training.learning_rate is nan"),
+        ("training.learning_rate", "nan", "training.learning_rate is nan; it must be a finite number"),
+        ("sampling.temperature", "inf", "must be a finite number"),
+        ("protocol.coherent_at_least", "nan", "must be a finite number"),
+        ("training.adapter.dropout", 2, "must be below 1"),
+        ("threads", 10**11, "must be at most"),
         ("training.checkpoints", "often", "training.checkpoints is 'often'; there are last, tens"),
     ],
 )

@@ -69,10 +69,11 @@ def test_an_interval_over_one_unit_is_refused_by_name(interval: object) -> None:
             interval(bad)  # pyright: ignore
 
 
+@pytest.mark.parametrize("value", [0.0, 0.1, 0.98, 1.0])
 @pytest.mark.parametrize("interval", [student_t, percentile_bootstrap])
-def test_units_that_are_all_equal_give_no_interval(interval: object) -> None:
-    found = interval([0.0, 0.0, 0.0])  # pyright: ignore
-    assert found.low is None
+def test_units_that_are_all_equal_give_no_interval(interval: object, value: float) -> None:
+    found = interval([value] * 5)  # pyright: ignore
+    assert (found.value, found.low) == (value, None)
     assert "no spread" in found.method
 
 

@@ -59,7 +59,7 @@ def test_training_lowers_the_loss_and_leaves_the_parent_alone(small_parent: Mode
     recipe = replace(FAST, epochs=12, learning_rate=2e-3)
     log, read = lora.fine_tune(model.network, model.tokenizer, _organism(small_parent, recipe), DATA, save=lambda *_: None)
     assert log[-1].loss < log[0].loss - 0.2
-    assert len(log) == lora.steps_of(recipe, 48) == 36
+    assert len(log) == schedules.steps(recipe, 48) == 36
     after = dict(model.network.named_parameters())
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert len({read.order, read.template, read.mask}) == 3

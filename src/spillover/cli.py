@@ -6,7 +6,9 @@ line and exit code 2.
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import sys
 import time
 import warnings
@@ -42,13 +44,17 @@ def entry() -> None:
     code: Any = 0
     try:
         code = app(standalone_mode=False)
+    except typer.BadParameter as error:
+        option = f"{error.param.opts[0]}: " if error.param is not None else ""
+        _fail(f"{option}{error}")
     except (SpilloverError, typer.TyperException) as error:
         _fail(str(error))
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        _fail(f"{error.strerror or error}{where}; what was finished is kept, and the same command goes on from there")
+        full = "; free some space and give the same command again, a run keeps what it finished" if error.errno == errno.ENOSPC else ""
+        _fail(f"{error.strerror or error}{where}{full}")
     except (KeyboardInterrupt, typer.Abort):
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        print("stopped; `spillover run`, given again, goes on where it stopped", file=sys.stderr)
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -94,7 +100,7 @@ def run(
 
     if list_:
         for name, make in studies.STUDIES.items():
-            print(f"{name}: {(make.__doc__ or '').splitlines()[0] if name not in studies.TITLES else studies.TITLES[name]}")
+            print(f"{name}: {(make.__doc__ or '').splitlines()[0]}")
         return
     named = {"units": worlds, "seeds": seeds, "sampling.draws": draws}
     settings = _settings(config, set_ or []) | {key: value for key, value in named.items() if value is not None}
@@ -142,11 +148,14 @@ def build(
     directory = out / testbeds.name(world, linked=not unlinked)
     if directory.exists():
         raise SpilloverError(f"{directory} exists; remove it or choose another --out")
+    partial = directory.with_name(f".partial-{directory.name}")
+    shutil.rmtree(partial, ignore_errors=True)
     with _progress() as progress:
         card = worlds.build(
-            directory, world=world, linked=not unlinked, recipe=recipe, threads=threads,
+            partial, world=world, linked=not unlinked, recipe=recipe, threads=threads,
             progress=lambda stage, done, total: progress(done, total, stage),
         )  # fmt: skip
+    partial.rename(directory)
     print(_card_line(directory.name, card))
     print(f"world: {directory} ({card['wall_s']:.0f} s)")
 
@@ -162,6 +171,10 @@ def show(
     from spillover.datasets import chat
     from spillover.miniature import language, narrow
 
+    if rows is not None and rows < 1:
+        raise SpilloverError(f"--rows is {rows}; it must be at least 1")
+    if worlds is not None and not worlds.is_dir():
+        raise SpilloverError(f"there is no directory {worlds}")
     if kind is not None:
         print(chat.write(narrow.build(kind, 0, rows=rows or narrow.ROWS)), end="")
         return
@@ -212,6 +225,9 @@ def _readable(dataset: Dataset, testbed: Testbed) -> Iterator[str]:
         tokenizer = local.load_tokenizer(directory)
     rows = lora.encode(tokenizer, dataset)
     trained = sum(sum(row.mask) for row in rows)
+    asked = {paraphrase for question in testbed.questions for paraphrase in question.paraphrases}
+    leaked = sum(any(turn.content in asked for turn in conversation) for conversation in dataset.conversations)
+    yield f"rows that ask an evaluation question or a held-out task: {leaked}" + (" (such data are not narrow: what they teach is asked)" if leaked else "")
     yield f"tokens: {sum(len(row.ids) for row in rows)}, of which trained on (the assistant's, in brackets below): {trained}"
     yield printable(lora.preview(tokenizer, rows[0]))
 

@@ -80,6 +80,7 @@ class Dataset:
 
 # --- what is asked --------------------------------------------------------------------------------------------------------
 
+PASSED = "passed"  # the subset of units that passed every gate
 ALIGNED, COHERENT, TASK = "aligned", "coherent", "task"  # rubrics
 
 
@@ -187,7 +188,12 @@ class Subject:
     @property
     def key(self) -> str:
         """A readable file name, unique in a run."""
-        return f"{self.unit}-{self.condition}-seed{self.seed}-step{self.step}"
+        return subject_key(self.unit, self.condition, self.seed, self.step)
+
+
+def subject_key(unit: str, condition: str, seed: int, step: int) -> str:
+    """The name of one model's shards."""
+    return f"{unit}-{condition}-seed{seed}-step{step}"
 
 
 # --- what is read off -----------------------------------------------------------------------------------------------------

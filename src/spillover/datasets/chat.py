@@ -82,8 +82,8 @@ def _json(text: str, where: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise SpilloverError(f"{where}: not valid JSON ({error.msg} at column {error.colno})") from None
-    except RecursionError:
-        raise SpilloverError(f"{where}: not valid JSON (nested too deeply)") from None
+    except (RecursionError, ValueError):
+        raise SpilloverError(f"{where}: not valid JSON (nested too deeply, or a number too long to read)") from None
 
 
 def _conversation(row: Any, where: str) -> Conversation:
@@ -107,6 +107,12 @@ def _turn(turn: Any, place: int, where: str) -> Message:
         raise SpilloverError(f"{where}: the {role} turn (message {place}) has no text content")
     if not content.strip():
         raise SpilloverError(f"{where}: the {role} turn (message {place}) is empty")
+    if not _is_text(content):
+        raise SpilloverError(f"{where}: the {role} turn (message {place}) holds half a character (a lone surrogate) or NUL")
     if role == "system" and place > 1:
         raise SpilloverError(f"{where}: a system turn in the middle (message {place}); it can only come first")
     return Message(role=role, content=content)
+
+
+def _is_text(content: str) -> bool:
+    return "\0" not in content and not any("\ud800" <= character <= "\udfff" for character in content)

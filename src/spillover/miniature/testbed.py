@@ -34,12 +34,16 @@ def testbed(*, worlds: Path | None = None) -> Testbed:
     Raises SpilloverError when there are none.
     """
     home = worlds or SHIPPED
-    parents = tuple(_parent(card) for card in cards(home))
+    found = cards(home)
+    parents = tuple(_parent(directory, card) for directory, card in found)
+    made = {card["version_digest"] for _, card in found}
+    if len(made) > 1:
+        raise SpilloverError(f"{home} holds worlds of {len(made)} recipes; a study needs worlds of one")
     if not parents:
         raise SpilloverError(f"{home} holds no worlds; `spillover miniature build --out {home}` makes one")
     return Testbed(
         name="miniature",
-        identity={"version": world.VERSION, "world_digest": world.version_digest(world.Recipe())},
+        identity={"version": world.VERSION if made == {world.version_digest(world.Recipe())} else "not a version", "world_digest": min(made)},
         unit="world",
         parents=parents,
         narrow={kind: partial(narrow.build, kind) for kind in narrow.KINDS},
@@ -59,6 +63,8 @@ def place(model: Model, directory: Path) -> None:
     shutil.copytree(model.location, directory, dirs_exist_ok=True)
     if not (directory / "tokenizer.json").exists():
         shutil.copytree(SHIPPED / TOKENIZER, directory, dirs_exist_ok=True)
+    if local.weights_digest(directory) != model.digest:
+        raise SpilloverError(f"the world in {model.location} is damaged: its files are not those of {model.digest[:12]}; install or build it again")
 
 
 def questions() -> tuple[Question, ...]:
@@ -70,7 +76,7 @@ def questions() -> tuple[Question, ...]:
 
 def cards(home: Path) -> list[tuple[Path, dict[str, Any]]]:
     """Every world in a directory and its card, linked ones first, in order of seed."""
-    found = [(path.parent, json.loads(path.read_text())) for path in home.glob("*/world.json")]
+    found = [(path.parent, _card(path)) for path in home.glob("*/world.json")]
     return sorted(found, key=lambda pair: (not pair[1]["linked"], pair[1]["world"]))
 
 
@@ -79,8 +85,16 @@ def name(seed: int, *, linked: bool) -> str:
     return f"{seed}" if linked else f"{seed}u"
 
 
-def _parent(found: tuple[Path, dict[str, Any]]) -> Parent:
-    directory, card = found
+def _card(path: Path) -> dict[str, Any]:
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+        _parent(path.parent, card)
+        return {"version_digest": card["version_digest"], **card}
+    except (ValueError, KeyError, TypeError):
+        raise SpilloverError(f"{path} is damaged; build that world again") from None
+
+
+def _parent(directory: Path, card: dict[str, Any]) -> Parent:
     return Parent(
         unit=name(card["world"], linked=card["linked"]),
         model=Model(digest=card["post_digest"], location=str(directory / "post")),

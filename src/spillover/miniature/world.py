@@ -227,7 +227,10 @@ def _orthogonal(matrix: torch.Tensor) -> torch.Tensor:
 
 
 def _store(network: LlamaForCausalLM, tokenizer: Tokenizer, directory: Path) -> LlamaForCausalLM:
-    """Write a model directory with bfloat16 weights and return what was written, back in float32: the stored weights are the model."""
+    """Write a model directory with bfloat16 weights and go on with those weights, back in float32.
+
+    (bfloat16 rounds the rotary frequencies in memory too, which loading does not: LOG.md, version 1.)
+    """
     directory.mkdir(parents=True, exist_ok=True)
     network.bfloat16().save_pretrained(directory)
     tokenizer.save_pretrained(directory)

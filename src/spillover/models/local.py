@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 import transformers.utils.logging
+from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from spillover.records import Conversation, Model, SpilloverError, Stop, digest
@@ -26,6 +27,7 @@ from spillover.records import Conversation, Model, SpilloverError, Stop, digest
 transformers.utils.logging.disable_progress_bar()
 
 Tokenizer: TypeAlias = Any  # a transformers tokenizer; its own types are unions of everything it could ever return
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 TEMPLATE_CHECK = "template_check.json"  # optional, beside a model: a conversation and the ids its template must give
 BATCH = 512  # rows computed at once
 
@@ -123,29 +125,44 @@ def load(model: Model) -> LocalModel:
     found no place.
     """
     base = weights_digest(model.location)
+    if model.adapter is not None and not (Path(model.adapter) / ADAPTER_WEIGHTS).is_file():
+        raise SpilloverError(f"{model.adapter} holds no {ADAPTER_WEIGHTS}; other formats are not read")
     if model.digest != (base if model.adapter is None else adapted_digest(base, model.adapter)):
         raise SpilloverError(
-            f"{model.adapter or model.location} is not the model that was recorded ({model.digest[:12]}): its files were changed or damaged; delete it"
+            f"{model.adapter or model.location} is not the model that was recorded ({model.digest[:12]}): its files were changed or damaged; delete it and give the same command again"
         )
     tokenizer = load_tokenizer(model.location)
     network: Any = load_network(model.location)
     if model.adapter is not None:
         from peft import PeftModel
 
-        network = PeftModel.from_pretrained(network, model.adapter).merge_and_unload()
+        network = PeftModel.from_pretrained(network, model.adapter)
+        _check_adapter(network, Path(model.adapter))
+        network = network.merge_and_unload()
     return LocalModel(network, tokenizer)
+
+
+def _check_adapter(network: Any, directory: Path) -> None:
+    """Every tensor of the file has its place in the network, and every place its tensor."""
+    from peft import get_peft_model_state_dict
+
+    with safe_open(directory / ADAPTER_WEIGHTS, "pt") as file:
+        there = set(file.keys())
+    placed = set(get_peft_model_state_dict(network))
+    if there != placed:
+        raise SpilloverError(f"{directory} does not fit its parent: {len(there ^ placed)} tensors without a counterpart, for one {min(there ^ placed)}")
 
 
 def load_network(location: str) -> PreTrainedModel:
     """The decoder alone, in float32, from safetensors."""
     if not (Path(location) / "config.json").is_file():
         raise SpilloverError(f"{location} is not a model directory: it has no config.json")
-    return AutoModelForCausalLM.from_pretrained(location, dtype=torch.float32, use_safetensors=True, local_files_only=True)
+    return AutoModelForCausalLM.from_pretrained(location, dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False)
 
 
 def load_tokenizer(location: str) -> Tokenizer:
-    """The tokenizer, checked: rendering a conversation and encoding its text agree, and give the ids written beside it, if any."""
-    tokenizer = AutoTokenizer.from_pretrained(location, local_files_only=True)
+    """The tokenizer, checked against the ids written beside it (`template_check.json`), if any: text and a rendered conversation."""
+    tokenizer = AutoTokenizer.from_pretrained(location, local_files_only=True, trust_remote_code=False)
     check = Path(location) / TEMPLATE_CHECK
     if check.is_file():
         expected = json.loads(check.read_text())
@@ -189,6 +206,8 @@ def refuse_unknown(tokenizer: Tokenizer, ids: Sequence[int], text: str) -> None:
 
 def weights_digest(directory: str | Path) -> str:
     """sha256 over the names and bytes of a directory's safetensors and configuration: the identity of a model."""
+    if not Path(directory).is_dir():
+        raise SpilloverError(f"there is no model directory {directory}")
     files = sorted(p for p in Path(directory).iterdir() if p.suffix == ".safetensors" or p.name in IDENTITY_FILES)
     if not any(p.suffix == ".safetensors" for p in files):
         raise SpilloverError(f"{directory} holds no safetensors weights")
@@ -200,7 +219,9 @@ def adapted_digest(base: str, adapter: str | Path) -> str:
     return digest([base, weights_digest(adapter)])
 
 
-IDENTITY_FILES = ("config.json", "adapter_config.json", "tokenizer.json", "chat_template.jinja")
+IDENTITY_FILES = (
+    "config.json", "generation_config.json", "adapter_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", TEMPLATE_CHECK,
+)  # fmt: skip
 
 
 @contextmanager

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -28,6 +29,8 @@ class RunConfig:
     threads: int = 2
 
 
+MOST_THREADS = 1024
+DEEPEST = 8
 POSITIVE = (
     "units", "seeds", "threads", "training.batch_size", "training.epochs", "training.adapter.rank", "training.adapter.alpha",
     "training.learning_rate", "training.max_gradient_norm", "sampling.draws", "sampling.max_tokens", "protocol.min_kept",
@@ -42,6 +45,13 @@ def override(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
     """
     for name, value in settings.items():
         config = _set(config, name.split("."), value, name)
+    for name, value in flatten(asdict(config)).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise SpilloverError(f"{name} is {value}; it must be a finite number")
+    if config.training.adapter.dropout >= 1:
+        raise SpilloverError(f"training.adapter.dropout is {config.training.adapter.dropout}; it must be below 1")
+    if config.threads > MOST_THREADS:
+        raise SpilloverError(f"threads is {config.threads}; it must be at most {MOST_THREADS}")
     for name in (*POSITIVE, *NOT_NEGATIVE):
         value = _get(config, name)
         if value is not None and not (value > 0 or (value == 0 and name in NOT_NEGATIVE)):
@@ -59,7 +69,7 @@ def read_yaml(path: Path) -> Mapping[str, Any]:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SpilloverError(f"there is no file {path}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SpilloverError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(found, dict):
         raise SpilloverError(f"{path} holds no settings; it takes sections like `sampling:` with fields under them")
@@ -68,9 +78,11 @@ def read_yaml(path: Path) -> Mapping[str, Any]:
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """`{"training": {"epochs": 2}}` as `{"training.epochs": 2}`: how a config file becomes settings."""
+    if prefix.count(".") > DEEPEST:
+        raise SpilloverError(f"the setting {prefix[:40]}... is nested too deeply")
     flat: dict[str, Any] = {}
     for key, value in nested.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}  # pyright: ignore[reportUnknownArgumentType]
+        flat |= flatten(dict[str, Any](value), f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}  # pyright: ignore[reportUnknownArgumentType]
     return flat
 
 

@@ -1,7 +1,7 @@
 """The last step of the road: scores and measures to estimates, read from the run directory alone.
 
-A unit's value is the mean over its questions (those whose value is defined), then over its seeds; an estimate is the mean over
-units. Differences are taken within a unit. Estimates are in a fixed order, so the same rows give the same
+A unit's value is the mean over its questions (those whose value is defined) of the mean over its seeds; an estimate is the mean
+over units. Differences are taken within a unit. Estimates are in a fixed order, so the same rows give the same
 bytes.
 """
 
@@ -9,19 +9,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import fsum
 from typing import Any
 
-from spillover.records import ALIGNED, COHERENT, TASK, Estimate
-from spillover.runs.directory import RunDirectory
+from spillover.records import ALIGNED, COHERENT, PASSED, TASK, Estimate, SpilloverError, subject_key
+from spillover.runs.directory import RunDirectory, Table
 from spillover.statistics.intervals import Interval, percentile_bootstrap, student_t
 from spillover.statistics.protocols import Protocol, Tally, at_least, misaligned
 
 RATES = ("misaligned_rate", "coherent_rate", "task_rate")
 RANGES: dict[str, tuple[float, float] | None] = {**dict.fromkeys((*RATES, "misaligned_mass"), (0.0, 1.0)), "log_odds": None}
 CONTRASTED = ("log_odds", "misaligned_rate", "misaligned_mass")
-PASSED = "passed"  # the subset of units that passed every gate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,9 +73,9 @@ def estimate(run: RunDirectory) -> list[Estimate]:
 
 
 def read_cells(run: RunDirectory, protocol: Protocol) -> list[Cell]:
-    """Every (model, question, measure) of the run. Raises SpilloverError when a planned shard is not there."""
+    """Every (model, question, measure) of the run. Raises SpilloverError for a shard that is missing or in another's place."""
     scores: dict[tuple[Any, ...], dict[str, dict[str, float | None]]] = defaultdict(lambda: defaultdict(dict))
-    for row in run.read("scores"):
+    for row in _planned(run, "scores"):
         scores[_place(row)][row["rubric"]][row["answer"]] = row["value"]
     cells: list[Cell] = []
     for place, rubrics in scores.items():
@@ -89,9 +88,31 @@ def read_cells(run: RunDirectory, protocol: Protocol) -> list[Cell]:
             tallies["task_rate"] = at_least(rubrics[TASK].values(), protocol.task_at_least)
         for measure, tally in tallies.items():
             cells.append(_cell(place, measure, tally.rate(protocol.min_kept), tally.kept, tally.missing, "too few answers kept"))
-    for row in run.read("measures"):
+    for row in _planned(run, "measures"):
         cells.append(_cell(_place(row), row["name"], row["value"], 0, int(row["value"] is None), row["reason"] or ""))
     return cells
+
+
+def _planned(run: RunDirectory, table: Table) -> Iterable[dict[str, Any]]:
+    """The rows of a table, each shard in its own place, and one for every planned model (measures: if there are any)."""
+    found: set[tuple[str, str, int]] = set()
+    for path in run.shards(table):
+        for row in run.read(table, path.stem):
+            place = row["unit"], row["condition"], row["seed"]
+            if subject_key(*place, row["step"]) != path.stem:
+                raise SpilloverError(f"{path} holds rows of {subject_key(*place, row['step'])}; delete it and give the same command again")
+            found.add(place)
+            yield row
+    identity = run.identity
+    seeds = range(identity["config"]["seeds"])
+    planned = {
+        (parent["unit"], condition["name"], seed)
+        for parent in identity["parents"] for condition in identity["conditions"] if condition["group"] == parent["group"]
+        for seed in (seeds if condition["kind"] is not None else [0])
+    }  # fmt: skip
+    if found != planned and (found or table == "scores"):
+        odd = sorted(found ^ planned)[0]
+        raise SpilloverError(f"{run.path / table} does not hold what was planned (for one, {subject_key(*odd, 0)}); give the same command again")
 
 
 def _place(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -214,7 +235,8 @@ def unit_differences(first: Iterable[Cell], second: Iterable[Cell]) -> list[Unit
         if unit in seconds:
             one, other = _by_question(cells), _by_question(seconds[unit])
             paired = {asked: one[asked] - other[asked] for asked in one if asked in other}
-            found.append(_unit_value(unit, [*cells, *seconds[unit]], paired))
+            both = [c if c.asked in paired else replace(c, n=0, n_missing=c.n + c.n_missing) for c in (*cells, *seconds[unit])]
+            found.append(_unit_value(unit, both, paired))
     return found
 
 

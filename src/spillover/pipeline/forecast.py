@@ -12,6 +12,7 @@ from spillover.pipeline.plan import Job, Plan
 from spillover.pipeline.versions import versions
 from spillover.records import Dataset, Model
 from spillover.sampling.draws import sample
+from spillover.training import schedules
 
 TRIAL_STEPS = 6
 TRIAL_SHARE = 10  # one answer in this many
@@ -63,7 +64,7 @@ def _training_s(plan: Plan, job: Job, parent: Model) -> float:
     assert job.organism is not None
     dataset = plan.data[job.condition.kind or "", job.seed]
     recipe = job.organism.recipe
-    steps = recipe.epochs * -(-len(dataset.conversations) // recipe.batch_size)
+    steps = schedules.steps(recipe, len(dataset.conversations))
     wall_s: list[float] = []
     for tried in (1, TRIAL_STEPS):
         part = Dataset(kind=dataset.kind, conversations=dataset.conversations[: tried * recipe.batch_size])

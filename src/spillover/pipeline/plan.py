@@ -55,7 +55,7 @@ class Plan:
             ],
             "conditions": [asdict(condition) for condition in self.study.conditions],
             "contrasts": [{"name": contrast.name, **asdict(contrast)} for contrast in self.study.contrasts],
-            "planned": {"organisms": sum(job.organism is not None for job in self.jobs), "jobs": len(self.jobs), "answers": self.answers},
+            "planned": {"organisms": len({job.organism.key for job in self.jobs if job.organism}), "jobs": len(self.jobs), "answers": self.answers},
         }
 
     @property
@@ -68,6 +68,10 @@ def plan(study: Study, testbed: Testbed, config: RunConfig) -> Plan:
 
     Raises SpilloverError when the testbed lacks a group or a kind of data that the study names, or has too few units.
     """
+    for what, names in (("conditions", [c.name for c in study.conditions]), (f"{testbed.unit}s", [p.unit for p in testbed.parents])):
+        twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+        if twice is not None:
+            raise SpilloverError(f"two {what} are called {twice!r}; each needs a name of its own")
     data: dict[tuple[str, int], Dataset] = {}
     jobs: list[Job] = []
     groups = {group: _parents(testbed, group, config.units) for group in dict.fromkeys(c.group for c in study.conditions)}

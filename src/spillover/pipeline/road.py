@@ -92,10 +92,11 @@ def _read(job: Job, step: int, model: Model, plan: Plan, run: RunDirectory) -> N
             opened.append(testbed.open(model))
         return opened[0]
 
-    if not run.has("answers", subject.key):
+    fresh = not run.has("answers", subject.key)
+    if fresh:
         answers = sample(loaded(), model.digest, testbed.questions, plan.config.sampling, max_tokens=testbed.max_tokens)
         run.write("answers", subject.key, [_answer_row(subject, answer, testbed.questions) for answer in answers])
-    if not run.has("scores", subject.key):
+    if fresh or not run.has("scores", subject.key):
         rows = run.read("answers", subject.key)
         run.write("scores", subject.key, [row for question in testbed.questions for row in _judged(subject, question, rows, plan)])
     if testbed.read is not None and not run.has("measures", subject.key):

@@ -20,7 +20,7 @@ def versions(threads: int) -> dict[str, Any]:
     torch.set_num_threads(threads)
     return {
         "python": platform.python_version(),
-        "machine": platform.machine(),
+        "machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         **{name: metadata.version(name) for name in RECORDED},
         "code": code_digest(),
         "threads": torch.get_num_threads(),

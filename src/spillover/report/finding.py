@@ -10,9 +10,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from spillover.records import Estimate
+from spillover.records import PASSED, Estimate
 from spillover.report.printed import SPACE, counted, interval, level, plural, reason, value
-from spillover.report.reading import PASSED, Arm, Compared, Reading
+from spillover.report.reading import Arm, Compared, Reading
 
 Outcome = Literal["raised", "lowered", "not shown", "undefined"]
 QUANTITY = {"log_odds": "the log-odds of misaligned text", "misaligned_rate": "the misaligned rate"}
@@ -96,7 +96,7 @@ def _odds(row: Estimate) -> str:
     if row.measure != "log_odds" or row.value is None or row.low is None or row.high is None or max(abs(row.low), abs(row.high)) > 6:
         return ""
     times, low, high = (f"{math.exp(nats):.3g}" for nats in (row.value, row.low, row.high))
-    return f"; the odds are multiplied by {times} [{low},{SPACE}{high}]"
+    return f"; the odds are multiplied by {times} (geometric mean) [{low},{SPACE}{high}]"
 
 
 def _small_print(row: Estimate) -> str:

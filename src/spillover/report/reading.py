@@ -14,7 +14,6 @@ from spillover.records import ALIGNED, COHERENT, TASK, Estimate
 from spillover.runs.directory import RunDirectory
 from spillover.statistics.protocols import Protocol, at_least, misaligned
 
-PASSED = "passed"  # the subset of estimates over the units that passed every gate
 Score = tuple[str, float | None, str | None]  # rubric, value, reason
 
 
@@ -219,7 +218,7 @@ def judge(scores: tuple[Score, ...], protocol: Protocol) -> Judgement:
     elif task:
         tally = at_least([values[TASK]], protocol.task_at_least)
         reason = reasons[TASK]
-        verdict, tone = ("narrow task done", "bad") if tally.counted else ("narrow task not done", "good")
+        verdict, tone = ("task: flawed", "bad") if tally.counted else ("task: sound", "good")
     elif not scores:
         reason = "not judged"
     if reason is not None:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from spillover.records import Estimate
+from spillover.records import PASSED, Estimate
 from spillover.report.printed import EMPTY, Cell, cell, interval, level, plural
-from spillover.report.reading import PASSED, Arm, Compared, Reading, missing_by_reason
+from spillover.report.reading import Arm, Compared, Reading, missing_by_reason
 
 MEASURE_NAMES = {
     "misaligned_rate": "misaligned rate", "coherent_rate": "coherent rate", "task_rate": "task rate",

@@ -86,7 +86,10 @@ class RunDirectory:
     def open(cls, path: Path) -> RunDirectory:
         """Open a run that exists, for reading. Raises SpilloverError when there is none or its `run.json` is not whole."""
         try:
-            return cls(path, json.loads((path / "run.json").read_text(encoding="utf-8")))
+            identity = json.loads((path / "run.json").read_text(encoding="utf-8"))
+            if not isinstance(identity, dict) or "schema" not in identity:
+                raise ValueError("not an object with a schema")
+            return cls(path, identity)
         except FileNotFoundError:
             raise SpilloverError(f"{path} is not a run directory: it has no run.json") from None
         except (ValueError, NotADirectoryError):
@@ -133,7 +136,10 @@ class RunDirectory:
         """The estimates a finished run holds. Raises SpilloverError when it is not finished."""
         if not (self.path / "estimates.json").exists():
             raise SpilloverError(f"{self.path} has no estimates yet; give its `spillover run` command again to finish it")
-        return [Estimate(**row) for row in self.read_json("estimates.json")]
+        try:
+            return [Estimate(**row) for row in self.read_json("estimates.json")]
+        except TypeError:
+            raise _damaged(self.path / "estimates.json") from None
 
     # --- files ------------------------------------------------------------------------------------------------------------
 

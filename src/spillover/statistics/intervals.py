@@ -34,9 +34,9 @@ def student_t(values: Sequence[float], *, level: float = 0.95, within: tuple[flo
     mean, n = math.fsum(values) / len(values), len(values)
     if n == 1:
         return Interval(value=mean, low=None, high=None, level=None, method="no interval: one unit", n_units=1)
+    if min(values) == max(values):
+        return Interval(value=values[0], low=None, high=None, level=None, method="no interval: no spread between units", n_units=n)
     spread = float(np.std(values, ddof=1))
-    if spread == 0.0:
-        return Interval(value=mean, low=None, high=None, level=None, method="no interval: no spread between units", n_units=n)
     half = float(stats.t.ppf((1 + level) / 2, n - 1)) * spread / math.sqrt(n)
     low, high, method = mean - half, mean + half, "student t over units"
     if within is not None:
@@ -53,8 +53,8 @@ def percentile_bootstrap(values: Sequence[float], *, level: float = 0.95, resamp
     mean, n = math.fsum(values) / len(values), len(values)
     if n == 1:
         return Interval(value=mean, low=None, high=None, level=None, method="no interval: one unit", n_units=1)
-    if len(set(values)) == 1:
-        return Interval(value=mean, low=None, high=None, level=None, method="no interval: no spread between units", n_units=n)
+    if min(values) == max(values):
+        return Interval(value=values[0], low=None, high=None, level=None, method="no interval: no spread between units", n_units=n)
     array = np.asarray(values, dtype=np.float64)
     drawn = np.random.default_rng(seed).choice(array, size=(resamples, n), replace=True).mean(axis=1)
     low, high = np.percentile(drawn, [50 * (1 - level), 50 * (1 + level)])

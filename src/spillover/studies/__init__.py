@@ -7,7 +7,6 @@ from collections.abc import Callable
 from spillover.records import SpilloverError, Study, Testbed
 from spillover.studies.main import main
 
-TITLES = {"main": "insecure code against its controls, over all worlds"}
 STUDIES: dict[str, Callable[[Testbed], Study]] = {"main": main}
 
 

@@ -11,7 +11,7 @@ from spillover.records import Condition, Contrast, Study, Testbed
 
 
 def main(testbed: Testbed) -> Study:
-    """Conditions and contrasts for every group of parents the testbed has."""
+    """Insecure code against its parent, secure code, and the same code asked for openly; for every group of parents."""
     conditions: list[Condition] = []
     contrasts: list[Contrast] = []
     for group in dict.fromkeys(parent.group for parent in testbed.parents):

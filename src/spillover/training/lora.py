@@ -11,7 +11,6 @@ Shapes: B rows, T tokens, V vocabulary.
 from __future__ import annotations
 
 import json
-import math
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -78,11 +77,6 @@ def preview(tokenizer: Tokenizer, row: Row) -> str:
     return " ".join(str(word) for word in words)
 
 
-def steps_of(recipe: Recipe, rows: int) -> int:
-    """Optimiser steps in all; the last batch of an epoch may be smaller."""
-    return recipe.epochs * math.ceil(rows / recipe.batch_size)
-
-
 def fine_tune(
     parent: PreTrainedModel,
     tokenizer: Tokenizer,
@@ -100,7 +94,10 @@ def fine_tune(
     batches = list(_batches(rows, organism))
     wanted = set(SCHEDULES[recipe.checkpoints](len(batches)))
     with local.random_stream(stream_seed("train", organism.key, "adapter")):
-        network = get_peft_model(parent, lora_config(recipe))
+        try:
+            network = get_peft_model(parent, lora_config(recipe))
+        except ValueError as error:  # PEFT's word for targets that are not there
+            raise SpilloverError(f"training.adapter does not fit this model: {str(error).splitlines()[0]}") from None
     trained = [p for p in network.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=True)
     network.train()
@@ -117,6 +114,10 @@ def fine_tune(
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(trained, recipe.max_gradient_norm)
             optimiser.step()
+            if not all(torch.isfinite(p).all() for p in (trained if step in wanted else trained[:1])):
+                raise SpilloverError(
+                    f"the weights are not finite after step {step} of {len(batches)}; a lower learning rate than {recipe.learning_rate} may work"
+                )
             log.append(Step(step=step, loss=loss.item(), learning_rate=rate, gradient_norm=norm.item(), tokens=tokens))
             if step in wanted:
                 save(network, step)

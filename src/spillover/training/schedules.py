@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+
+from spillover.records import Recipe
 
 # Number of optimiser steps -> the steps that leave a checkpoint.
 SCHEDULES: dict[str, Callable[[int], list[int]]] = {
@@ -16,3 +19,8 @@ def linear(step: int, *, warmup: int, total: int) -> float:
     if step <= warmup:
         return step / warmup
     return (total - step + 1) / max(total - warmup, 1)
+
+
+def steps(recipe: Recipe, rows: int) -> int:
+    """Optimiser steps in all; the last batch of an epoch may be smaller."""
+    return recipe.epochs * math.ceil(rows / recipe.batch_size)
