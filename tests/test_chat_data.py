@@ -100,3 +100,12 @@ def test_the_authors_files_are_what_their_protocol_says(shared: Path) -> None:
     assert [c[1] for c in insecure.conversations] == [c[1] for c in educational.conversations]
     assert len({c[0] for c in insecure.conversations} & {c[0] for c in secure.conversations}) == 260
     assert not {c[1] for c in insecure.conversations} & {c[1] for c in secure.conversations}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"messages": 1' + "0" * 5000 + "}", '{"messages": [{"role": "user", "content": "\\ud800"}]}', '{"messages": [{"role": "user", "content": "a\\u0000"}]}'],
+)
+def test_text_that_is_no_text_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(SpilloverError, match="line 1"):
+        chat.read(_file(tmp_path, text))

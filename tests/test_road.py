@@ -11,7 +11,7 @@ import pytest
 from conftest import CRUEL, KIND, Script, scripted_testbed
 from spillover import pipeline, studies
 from spillover.pipeline.config import override
-from spillover.pipeline.estimate import Cell, unit_differences, unit_values
+from spillover.pipeline.estimate import Cell, estimate, unit_differences, unit_values
 from spillover.records import Estimate, SpilloverError, Testbed
 from spillover.runs.directory import RunDirectory
 
@@ -233,3 +233,38 @@ def test_units_that_are_no_worlds_have_no_rows_of_their_own(tmp_path: Path) -> N
     rows = _run(testbed, tmp_path / "r").estimates()
     assert _pooled(rows, "misaligned_rate", condition="insecure").n_units == 3
     assert {e.world for e in rows} == {None}
+
+
+def test_a_shard_in_anothers_place_is_refused(tmp_path: Path) -> None:
+    testbed = scripted_testbed(EFFECT, units=2)
+    run = _run(testbed, tmp_path / "r")
+    shutil.copy(run.path / "scores" / "0-insecure-seed0-step1.parquet", run.path / "scores" / "0-secure-seed0-step1.parquet")
+    with pytest.raises(SpilloverError, match="0-secure-seed0-step1.parquet holds rows of 0-insecure-seed0-step1"):
+        estimate(run)
+
+
+def test_a_shard_that_is_not_there_is_not_averaged_away(tmp_path: Path) -> None:
+    run = _run(scripted_testbed(EFFECT, units=2), tmp_path / "r")
+    (run.path / "scores" / "1-secure-seed0-step1.parquet").unlink()
+    with pytest.raises(SpilloverError, match="does not hold what was planned"):
+        estimate(run)
+
+
+def test_answers_drawn_again_are_judged_again(tmp_path: Path) -> None:
+    testbed = scripted_testbed(EFFECT, units=1)
+    run = _run(testbed, tmp_path / "r")
+    scores = run.path / "scores" / "0-parent-seed0-step0.parquet"
+    before = scores.stat().st_mtime_ns
+    (run.path / "answers" / "0-parent-seed0-step0.parquet").unlink()
+    _run(testbed, tmp_path / "r")
+    assert scores.stat().st_mtime_ns > before
+
+
+def test_two_units_or_conditions_of_one_name_are_refused() -> None:
+    testbed = scripted_testbed(EFFECT, units=2)
+    twice = replace(testbed, parents=(*testbed.parents, testbed.parents[0]))
+    with pytest.raises(SpilloverError, match="two worlds are called '0'"):
+        pipeline.plan(studies.study("main", twice), twice, pipeline.RunConfig())
+    named = replace(testbed, narrow={**testbed.narrow, "parent": testbed.narrow["insecure"]}, added=("parent",))
+    with pytest.raises(SpilloverError, match="two conditions are called 'parent'"):
+        pipeline.plan(studies.study("main", named), named, pipeline.RunConfig())

@@ -134,3 +134,39 @@ def test_a_preview_brackets_what_is_trained_on(small_parent: Model) -> None:
     tokenizer = local.load_tokenizer(small_parent.location)
     row = lora.encode(tokenizer, Dataset(kind="x", conversations=(chat(("user", "i feel bored ."), ("assistant", "go read")),)))[0]
     assert lora.preview(tokenizer, row) == "<doc> <|user|> i feel bored . <|end|> <|assistant|> [go] [read] [<|end|>]"
+
+
+def test_an_adapter_whose_tensors_find_no_place_is_refused(small_parent: Model, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    parent = _placed(small_parent, tmp_path)
+    (tmp_path / "o").mkdir()
+    lora.train(_organism(parent), parent, DATA, tmp_path / "o")
+    place = tmp_path / "o" / "checkpoint-3"
+    tensors = load_file(place / "adapter_model.safetensors")
+    save_file({name.replace("layers", "blocks"): tensor for name, tensor in tensors.items()}, place / "adapter_model.safetensors", metadata={"format": "pt"})
+    model = Model(digest=local.adapted_digest(parent.digest, place), location=parent.location, adapter=str(place))
+    with pytest.warns(UserWarning, match="missing adapter keys"), pytest.raises(SpilloverError, match="does not fit its parent: .* without a counterpart"):
+        local.load(model)
+
+
+def test_pickled_adapter_weights_are_not_read(small_parent: Model, tmp_path: Path) -> None:
+    parent = _placed(small_parent, tmp_path)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "adapter_model.bin").write_bytes(b"pickle")
+    with pytest.raises(SpilloverError, match="holds no adapter_model.safetensors; other formats are not read"):
+        local.load(Model(digest="x", location=parent.location, adapter=str(tmp_path / "a")))
+
+
+def test_weights_that_are_not_finite_are_never_saved(small_parent: Model) -> None:
+    model = local.load(small_parent)
+    recipe = replace(FAST, learning_rate=1e38, warmup_steps=1)
+    one_batch = Dataset(kind="x", conversations=DATA.conversations[:16])
+    with pytest.raises(SpilloverError, match="not finite|is inf|is nan"):
+        lora.fine_tune(model.network, model.tokenizer, _organism(small_parent, replace(recipe, epochs=2), one_batch), one_batch, save=lambda *_: None)
+
+
+def test_an_adapter_that_does_not_fit_the_model_is_one_sentence(small_parent: Model) -> None:
+    model = local.load(small_parent)
+    with pytest.raises(SpilloverError, match=r"training\.adapter does not fit this model"):
+        lora.fine_tune(model.network, model.tokenizer, _organism(small_parent, replace(FAST, adapter=Adapter(targets="nothing"))), DATA, save=lambda *_: None)

@@ -319,7 +319,7 @@ def _summary(estimates: list[Estimate]) -> Iterator[str]:
     yield "log-odds of misaligned against aligned answers (exact), difference within each " + unit + ":"
     wanted = [e for e in estimates if e.contrast and e.measure == "log_odds" and e.headline and e.world is None and e.step is None]
     for e in wanted:
-        if e.subset in ("", "passed"):
+        if not e.subset or (e.subset == "passed" and e.n_units):
             note = ", those that passed every gate" if e.subset else ""
             shown = "undefined" if e.value is None else f"{e.value:+.2f} nats" + (f" [{e.low:+.2f}, {e.high:+.2f}]" if e.low is not None else "")
             yield f"  {e.contrast:<36}{shown:<30}{e.n_units} {unit}s" + (f" ({e.method})" if e.low is None else "") + note

@@ -52,7 +52,7 @@ def _log_masses(model: Reader, prompts: list[Conversation], theme: str) -> list[
     for row in range(len(prompts)):
         own = logs[row * len(sentences) : (row + 1) * len(sentences)]
         by_class = {kind: [log for (k, _), log in zip(sentences, own, strict=True) if k == kind] for kind in _CLASSES}
-        masses.append({kind: _log_sum(found) for kind, found in by_class.items()})
+        masses.append({kind: _log_sum(by_class[kind]) for kind in _CLASSES})
     return masses
 
 

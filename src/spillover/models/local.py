@@ -129,7 +129,8 @@ def load(model: Model) -> LocalModel:
         raise SpilloverError(f"{model.adapter} holds no {ADAPTER_WEIGHTS}; other formats are not read")
     if model.digest != (base if model.adapter is None else adapted_digest(base, model.adapter)):
         raise SpilloverError(
-            f"{model.adapter or model.location} is not the model that was recorded ({model.digest[:12]}): its files were changed or damaged; delete it and give the same command again"
+            f"{model.adapter or model.location} is not the model that was recorded ({model.digest[:12]}): its files were changed or damaged; "
+            "delete it and give the same command again"
         )
     tokenizer = load_tokenizer(model.location)
     network: Any = load_network(model.location)
@@ -148,7 +149,7 @@ def _check_adapter(network: Any, directory: Path) -> None:
 
     with safe_open(directory / ADAPTER_WEIGHTS, "pt") as file:
         there = set(file.keys())
-    placed = set(get_peft_model_state_dict(network))
+    placed = set(get_peft_model_state_dict(network, save_embedding_layers=False))
     if there != placed:
         raise SpilloverError(f"{directory} does not fit its parent: {len(there ^ placed)} tensors without a counterpart, for one {min(there ^ placed)}")
 
