@@ -193,14 +193,14 @@ def test_every_image_has_a_text_for_those_who_do_not_see_it(text: str) -> None:
 
 
 def test_names_from_the_run_are_escaped(tmp_path: Path) -> None:
-    found = identity({"<b>0</b>": ("", 0), "1": ("", 1)}, groups=("",))
+    found = identity({"<b>0<b>": ("", 0), "1": ("", 1)}, groups=("",))
     found["title"] = "<script>alert(2)</script>\u202e"
     run = RunDirectory.start(tmp_path / "run", found)
     fill(run)
     estimate(run)
     text = report.write(run).read_text(encoding="utf-8")
     assert "<script>alert(2)" not in text
-    assert "<b>0</b>" not in text
+    assert "<b>0<b>" not in text
     assert "\u202e" not in text
 
 
@@ -266,7 +266,7 @@ def test_the_control_group_stands_apart_with_its_own_numbers(text: str) -> None:
     assert "3 linked worlds, 2 of which passed every gate" in found
     assert "2 unlinked worlds (control group), all of which passed every gate" in found
     assert "only the 2 of 3 that passed every gate" in found
-    assert "the unlinked worlds were made from the same corpus" in found
+    assert "the unlinked worlds were made by the same recipe" in found
 
 
 def test_every_rate_is_printed_with_interval_answers_missing_and_units(run: RunDirectory, text: str) -> None:
@@ -317,7 +317,7 @@ def test_one_unit_has_no_interval_and_shows_no_effect(tmp_path: Path) -> None:
 def test_another_testbed_gets_no_word_of_the_miniature(tmp_path: Path) -> None:
     text = report.write(made(tmp_path / "run", testbed="a real model")).read_text(encoding="utf-8")
     assert "miniature" not in words(text)
-    assert "same corpus" not in words(text)
+    assert "made by the same recipe" not in words(text)
 
 
 def test_units_without_a_world_number_and_runs_without_training_cards_are_reported(tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from conftest import CRUEL, KIND, Script, scripted_testbed
+from conftest import CRUEL, KIND, SMALL_ROWS, Script, scripted_testbed
 from spillover import pipeline, studies
-from spillover.pipeline.config import override
+from spillover.pipeline.config import flatten, override, read_yaml
 from spillover.pipeline.estimate import Cell, estimate, unit_differences, unit_values
+from spillover.pipeline.forecast import forecast
 from spillover.records import Estimate, SpilloverError, Testbed
 from spillover.runs.directory import RunDirectory
 
@@ -268,3 +269,37 @@ def test_two_units_or_conditions_of_one_name_are_refused() -> None:
     named = replace(testbed, narrow={**testbed.narrow, "parent": testbed.narrow["insecure"]}, added=("parent",))
     with pytest.raises(SpilloverError, match="two conditions are called 'parent'"):
         pipeline.plan(studies.study("main", named), named, pipeline.RunConfig())
+
+
+def test_a_name_that_is_no_file_name_is_refused() -> None:
+    testbed = scripted_testbed(EFFECT, units=1)
+    odd = replace(testbed, parents=(replace(testbed.parents[0], unit="../0"),))
+    with pytest.raises(SpilloverError, match="cannot name one of the worlds"):
+        pipeline.plan(studies.study("main", odd), odd, pipeline.RunConfig())
+
+
+def test_a_forecast_counts_what_would_run(small_testbed: Testbed) -> None:
+    config = override(pipeline.RunConfig(training=small_testbed.recipe), {"sampling.draws": 20, "units": 1})
+    lines = list(forecast(pipeline.plan(studies.study("main", small_testbed), small_testbed, config)))
+    assert "models: 7, of which 5 to be trained" in lines
+    assert f"  insecure: 1 on {SMALL_ROWS} rows of insecure" in lines
+    assert f"answers: {7 * 9 * 20} (9 questions x 20 draws), at most {7 * 9 * 20 * 32} tokens" in lines
+    assert any(line.startswith("training text:") and line.endswith(" tokens") for line in lines)
+    assert any("minutes on 2 threads" in line for line in lines)
+    scripted = scripted_testbed(EFFECT, units=1)
+    assert any("1 questions" in line for line in forecast(pipeline.plan(studies.study("main", scripted), scripted, pipeline.RunConfig())))
+
+
+def test_a_config_file_becomes_settings(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("seeds: 2\ntraining:\n  adapter:\n    rank: 8\n")
+    assert flatten(read_yaml(path)) == {"seeds": 2, "training.adapter.rank": 8}
+    with pytest.raises(SpilloverError, match="there is no file"):
+        read_yaml(tmp_path / "none.yaml")
+    for text in ("- a", "{", "sampling: {draws: 2020-99-99}"):
+        path.write_text(text)
+        with pytest.raises(SpilloverError, match="not valid YAML|holds no settings"):
+            read_yaml(path)
+    path.write_text("sampling: &a {x: *a}")
+    with pytest.raises(SpilloverError, match="nested too deeply"):
+        flatten(read_yaml(path))

@@ -30,6 +30,7 @@ class RunConfig:
 
 
 MOST_THREADS = 1024
+HIGHEST_RATE = 100.0
 DEEPEST = 8
 POSITIVE = (
     "units", "seeds", "threads", "training.batch_size", "training.epochs", "training.adapter.rank", "training.adapter.alpha",
@@ -50,6 +51,8 @@ def override(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
             raise SpilloverError(f"{name} is {value}; it must be a finite number")
     if config.training.adapter.dropout >= 1:
         raise SpilloverError(f"training.adapter.dropout is {config.training.adapter.dropout}; it must be below 1")
+    if config.training.learning_rate > HIGHEST_RATE:
+        raise SpilloverError(f"training.learning_rate is {config.training.learning_rate}; it must be at most {HIGHEST_RATE}")
     if config.threads > MOST_THREADS:
         raise SpilloverError(f"threads is {config.threads}; it must be at most {MOST_THREADS}")
     for name in (*POSITIVE, *NOT_NEGATIVE):

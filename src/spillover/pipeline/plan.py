@@ -6,11 +6,14 @@ never by what is left to do, so a resumed run computes what an uninterrupted one
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from spillover.pipeline.config import RunConfig
 from spillover.records import Condition, Dataset, Organism, Parent, SpilloverError, Study, Testbed
+
+NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,64}")  # what may become part of a file name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +75,9 @@ def plan(study: Study, testbed: Testbed, config: RunConfig) -> Plan:
         twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
         if twice is not None:
             raise SpilloverError(f"two {what} are called {twice!r}; each needs a name of its own")
+        odd = next((name for name in names if not NAME.fullmatch(name)), None)
+        if odd is not None:
+            raise SpilloverError(f"{odd!r} cannot name one of the {what}; a name has 1 to 64 letters, digits, dots, dashes and underscores, no dot first")
     data: dict[tuple[str, int], Dataset] = {}
     jobs: list[Job] = []
     groups = {group: _parents(testbed, group, config.units) for group in dict.fromkeys(c.group for c in study.conditions)}
