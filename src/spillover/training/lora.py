@@ -141,11 +141,18 @@ def train(organism: Organism, parent: Model, dataset: Dataset, directory: Path) 
         except SafetensorError as error:  # it wraps the operating system's error, a full disk for one
             raise OSError(f"cannot write {place}: {error}") from None
         (place / "README.md").unlink(missing_ok=True)  # a model card full of blanks
+        _in_order(place / "adapter_config.json")
         digests[step] = local.adapted_digest(parent.digest, place)
 
     log, read = fine_tune(loaded.network, loaded.tokenizer, organism, dataset, save=save)
     (directory / "training.json").write_text(json.dumps({**asdict(read), "steps": [asdict(step) for step in log]}) + "\n")
     return digests
+
+
+def _in_order(config: Path) -> None:
+    """Write an adapter's configuration in one order: PEFT writes its sets in the order of this process's hashes."""
+    fields = json.loads(config.read_text())
+    config.write_text(json.dumps({k: sorted(v) if isinstance(v, list) else v for k, v in sorted(fields.items())}, indent=1) + "\n")
 
 
 def lora_config(recipe: Recipe) -> LoraConfig:
