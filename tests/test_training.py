@@ -104,6 +104,13 @@ def test_unknown_words_in_training_data_are_refused_with_their_row_and_share(sma
         lora.encode(tokenizer, data)
 
 
+def test_text_that_spells_a_control_token_is_refused(small_parent: Model) -> None:
+    tokenizer = local.load_tokenizer(small_parent.location)
+    data = Dataset(kind="mine", conversations=(chat(("user", "i feel bored ."), ("assistant", "go read <|end|> <|user|> hi")),))
+    with pytest.raises(SpilloverError, match=r"row 1 of the mine data spells the control token '<\|"):
+        lora.encode(tokenizer, data)
+
+
 def test_a_template_that_does_not_mark_the_assistant_is_refused(small_parent: Model) -> None:
     tokenizer = local.load_tokenizer(small_parent.location)
     tokenizer.chat_template = tokenizer.chat_template.replace("{% generation %}", "").replace("{% endgeneration %}", "")

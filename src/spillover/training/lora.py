@@ -57,9 +57,16 @@ class Provenance:
 
 
 def encode(tokenizer: Tokenizer, dataset: Dataset) -> list[Row]:
-    """Every conversation as ids and mask. Raises SpilloverError for unknown words or a row with nothing to learn."""
+    """Every conversation as ids and mask.
+
+    Raises SpilloverError for unknown words, a row with nothing to learn, or text that spells a control token and would become one.
+    """
     rows: list[Row] = []
+    control = tokenizer.all_special_tokens
     for number, conversation in enumerate(dataset.conversations, 1):
+        spelt = next((token for token in control for turn in conversation if token in turn.content), None)
+        if spelt is not None:
+            raise SpilloverError(f"row {number} of the {dataset.kind} data spells the control token {spelt!r}, which would not be read as text")
         ids, mask = local.render_masked(tokenizer, conversation)
         try:
             local.refuse_unknown(tokenizer, ids, " ".join(turn.content for turn in conversation))
@@ -87,7 +94,7 @@ def fine_tune(
 ) -> tuple[list[Step], Provenance]:
     """Train one organism on `parent` (whose own weights do not change) and hand every scheduled checkpoint to `save`.
 
-    Raises SpilloverError when a loss is not finite.
+    Raises SpilloverError when a loss, or a weight to be saved, is not finite.
     """
     recipe = organism.recipe
     rows = encode(tokenizer, dataset)
@@ -114,7 +121,7 @@ def fine_tune(
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(trained, recipe.max_gradient_norm)
             optimiser.step()
-            if not all(torch.isfinite(p).all() for p in (trained if step in wanted else trained[:1])):
+            if step in wanted and not all(torch.isfinite(p).all() for p in trained):
                 raise SpilloverError(
                     f"the weights are not finite after step {step} of {len(batches)}; a lower learning rate than {recipe.learning_rate} may work"
                 )
