@@ -139,7 +139,7 @@ def test_a_run_says_what_it_is_and_where_everything_lies(small_testbed: Testbed,
 
 def test_another_config_does_not_go_on_with_this_run(small_testbed: Testbed, tmp_path: Path) -> None:
     _run(small_testbed, tmp_path / "r", **{"sampling.draws": 2, "units": 1})
-    with pytest.raises(SpilloverError, match="holds another run: its config"):
+    with pytest.raises(SpilloverError, match="holds another run: its config.sampling.draws is 2, this one's 3; choose another --out"):
         _run(small_testbed, tmp_path / "r", **{"sampling.draws": 3, "units": 1})
 
 

@@ -54,8 +54,9 @@ def entry() -> None:
         full = "; free some space and give the same command again, a run keeps what it finished" if error.errno == errno.ENOSPC else ""
         _fail(f"{error.strerror or error}{where}{full}")
     except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    if code == 130:
         print("stopped; `spillover run`, given again, goes on where it stopped", file=sys.stderr)
-        sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -95,6 +96,8 @@ def run(
     list_: Annotated[bool, typer.Option("--list", help="List the studies.")] = False,
 ) -> None:
     """Run a study from start to report; give the same command again to finish an interrupted run."""
+    if worlds is not None and worlds < 1:
+        raise SpilloverError(f"--worlds is {worlds}; it must be at least 1")
     from spillover import pipeline, studies
     from spillover.pipeline.forecast import forecast
 
@@ -209,7 +212,9 @@ def check(
     print(f"rows: {found.rows} ({turns}); {found.duplicates} repeat an earlier row; {found.distinct_replies} distinct replies")
     print("turns: " + ", ".join(f"{count} {role} (mean {found.mean_characters[role]:.0f} characters)" for role, count in found.roles.items()))
     print(f"digest: {found.digest}")
-    if testbed is not None:
+    if testbed is None:
+        print("words: not checked; --testbed miniature does")
+    else:
         for line in _readable(dataset, _testbed(testbed, [])):
             print(line)
 
@@ -227,7 +232,7 @@ def _readable(dataset: Dataset, testbed: Testbed) -> Iterator[str]:
     trained = sum(sum(row.mask) for row in rows)
     asked = {paraphrase for question in testbed.questions for paraphrase in question.paraphrases}
     leaked = sum(any(turn.content in asked for turn in conversation) for conversation in dataset.conversations)
-    yield f"rows that ask an evaluation question or a held-out task: {leaked}" + (" (such data are not narrow: what they teach is asked)" if leaked else "")
+    yield f"rows that ask an evaluation question or a held-out task: {leaked}" + (" (take them out: what is asked later must not be taught)" if leaked else "")
     yield f"tokens: {sum(len(row.ids) for row in rows)}, of which trained on (the assistant's, in brackets below): {trained}"
     yield printable(lora.preview(tokenizer, rows[0]))
 
@@ -318,8 +323,9 @@ def _summary(estimates: list[Estimate]) -> Iterator[str]:
     yield "intervals: 95 %, Student t over units, cut to [0, 1]"
     yield "log-odds of misaligned against aligned answers (exact), difference within each " + unit + ":"
     wanted = [e for e in estimates if e.contrast and e.measure == "log_odds" and e.headline and e.world is None and e.step is None]
+    everywhere = {e.contrast: e.n_units for e in wanted if not e.subset}
     for e in wanted:
-        if not e.subset or (e.subset == "passed" and e.n_units):
+        if not e.subset or (e.subset == "passed" and 0 < e.n_units < everywhere[e.contrast]):
             note = ", those that passed every gate" if e.subset else ""
             shown = "undefined" if e.value is None else f"{e.value:+.2f} nats" + (f" [{e.low:+.2f}, {e.high:+.2f}]" if e.low is not None else "")
             yield f"  {e.contrast:<36}{shown:<30}{e.n_units} {unit}s" + (f" ({e.method})" if e.low is None else "") + note

@@ -42,6 +42,7 @@ def forecast(plan: Plan) -> Iterator[str]:
     yield f"answers: {plan.answers} ({len(testbed.questions)} questions x {config.sampling.draws} draws), at most {longest} tokens"
     minutes = (train_s * len(organisms) + ask_s * len(plan.jobs)) / 60
     yield f"about {minutes:.1f} minutes on {config.threads} threads of this machine, judged by a trial of {TRIAL_STEPS} steps and one answer in {TRIAL_SHARE}"
+    yield "(where other programs use the cores, --set threads=1 may be many times faster)"
 
 
 def _characters(dataset: Dataset) -> int:

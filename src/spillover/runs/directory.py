@@ -69,10 +69,8 @@ class RunDirectory:
             found = cls.open(path)
             for key in {**found.identity, **identity}:
                 if key not in SET_ASIDE and found.identity.get(key) != identity.get(key):
-                    raise SpilloverError(
-                        f"{path} holds another run: its {key} is {_short(found.identity.get(key))}, this one's {_short(identity.get(key))}; "
-                        "choose another --out"
-                    )
+                    where, there, here = _difference(key, found.identity.get(key), identity.get(key))
+                    raise SpilloverError(f"{path} holds another run: its {where} is {_short(there)}, this one's {_short(here)}; choose another --out")
             found._sweep()
             return found
         if path.exists() and (not path.is_dir() or any(not p.name.startswith(PARTIAL) for p in path.iterdir())):
@@ -203,6 +201,15 @@ def _read_shard(path: Path, schema: Any) -> Iterable[dict[str, Any]]:
 
 def _damaged(path: Path) -> SpilloverError:
     return SpilloverError(f"{path} is damaged; delete it and give the same command again, and only what it held is made anew")
+
+
+def _difference(name: str, there: Any, here: Any) -> tuple[str, Any, Any]:
+    """The first place where two values differ, by its dotted name."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in {**there, **here}:
+            if there.get(key) != here.get(key):
+                return _difference(f"{name}.{key}", there.get(key), here.get(key))
+    return name, there, here
 
 
 def _short(value: object) -> str:
