@@ -81,7 +81,8 @@ def _sentence(contrast: Compared, row: Estimate, quantity: str) -> str:
         return f"whether {first} differs from {second} is undefined: {reason(row)}."
     if outcome(row) == "not shown":
         why = f"there is {row.method}" if row.low is None else f"the interval {interval(row)} includes 0"
-        return f"no effect is shown{', nor its absence' if row.low is None else ''}: {quantity} differs by {value(row, difference=True)} between {first} and {second}, and {why}."
+        shown = "no effect is shown" + (", nor its absence" if row.low is None else "")
+        return f"{shown}: {quantity} differs by {value(row, difference=True)} between {first} and {second}, and {why}."
     verb = "raises" if outcome(row) == "raised" else "lowers"
     behind = f"{level(row)} interval over {plural(row.n_units, row.unit)}"
     return f"{first} {verb} {quantity} against {second}: difference {_number(row)}, {behind}{_odds(row)}."
