@@ -31,11 +31,9 @@ def student_t(values: Sequence[float], *, level: float = 0.95, within: tuple[flo
     Refused (no interval) for one unit and for units that are all equal, whose spread says nothing about units like them.
     """
     _check(values)
-    mean, n = math.fsum(values) / len(values), len(values)
-    if n == 1:
-        return Interval(value=mean, low=None, high=None, level=None, method="no interval: one unit", n_units=1)
     if min(values) == max(values):
-        return Interval(value=values[0], low=None, high=None, level=None, method="no interval: no spread between units", n_units=n)
+        return _refused(values)
+    mean, n = math.fsum(values) / len(values), len(values)
     spread = float(np.std(values, ddof=1))
     half = float(stats.t.ppf((1 + level) / 2, n - 1)) * spread / math.sqrt(n)
     low, high, method = mean - half, mean + half, "student t over units"
@@ -50,11 +48,9 @@ def percentile_bootstrap(values: Sequence[float], *, level: float = 0.95, resamp
     It is too narrow for few units (about 82 % coverage at 5); it stands beside Student's t for comparison.
     """
     _check(values)
-    mean, n = math.fsum(values) / len(values), len(values)
-    if n == 1:
-        return Interval(value=mean, low=None, high=None, level=None, method="no interval: one unit", n_units=1)
     if min(values) == max(values):
-        return Interval(value=values[0], low=None, high=None, level=None, method="no interval: no spread between units", n_units=n)
+        return _refused(values)
+    mean, n = math.fsum(values) / len(values), len(values)
     array = np.asarray(values, dtype=np.float64)
     drawn = np.random.default_rng(seed).choice(array, size=(resamples, n), replace=True).mean(axis=1)
     low, high = np.percentile(drawn, [50 * (1 - level), 50 * (1 + level)])
@@ -66,3 +62,9 @@ def _check(values: Sequence[float]) -> None:
         raise SpilloverError("an estimate over no units is undefined")
     if not all(math.isfinite(value) for value in values):
         raise SpilloverError("a unit's value is not finite, so the mean over units is undefined")
+
+
+def _refused(values: Sequence[float]) -> Interval:
+    """The value of units that are all equal, one unit included: their spread says nothing about units like them."""
+    why = "one unit" if len(values) == 1 else "no spread between units"
+    return Interval(value=values[0], low=None, high=None, level=None, method=f"no interval: {why}", n_units=len(values))
