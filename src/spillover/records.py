@@ -89,7 +89,9 @@ class Question:
     """One thing asked, in one or more paraphrases.
 
     `subset` groups questions that a report shows apart ("seen" or "held_out" of post-training, or empty). `rubrics` names what a
-    judge is asked of each answer: `aligned` and `coherent` for a free-form question, `task` for the narrow task itself.
+    judge is asked of each answer: `aligned` and `coherent` for a free-form question, `task` for the narrow task itself. `prompts`
+    holds the text of a rubric, with `{question}` and `{answer}` in it, for a judge that reads; `labels` the labels of a rubric that
+    is no score from 0 to 100. Only `pooled` questions enter a condition's pooled numbers.
     """
 
     id: str
@@ -99,6 +101,9 @@ class Question:
     format: str = "plain"
     subset: str = ""
     rubrics: tuple[str, ...] = (ALIGNED, COHERENT)
+    prompts: Mapping[str, str] = field(default_factory=dict[str, str])
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    pooled: bool = True
 
     def prompt(self, paraphrase: int) -> Conversation:
         """What the model is shown for one paraphrase."""
@@ -198,12 +203,12 @@ def subject_key(unit: str, condition: str, seed: int, step: int) -> str:
 
 # --- what is read off -----------------------------------------------------------------------------------------------------
 
-Stop = Literal["end", "length"]
+Stop = Literal["end", "length", "failed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """One drawn reply and how it stopped: `end` of turn, or the `length` limit."""
+    """One drawn reply and how it stopped: `end` of turn, the `length` limit, or `failed` (a service gave none; `text` is empty)."""
 
     model: str
     question: str
@@ -220,17 +225,23 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """A judge's value (0 to 100) for one answer on one rubric, or the reason there is none: exactly one of the two."""
+    """A judge's value (0 to 100) for one answer on one rubric, its label, or the reason there is neither: exactly one of the three.
+
+    `mass` is the probability that a judge that reads gave to the rubric's labels in all; `date` the day a service was asked.
+    """
 
     answer: str
     judge: str
     rubric: str
     value: float | None = None
+    label: str | None = None
     reason: str | None = None
+    mass: float | None = None
+    date: str = ""
 
     def __post_init__(self) -> None:
-        if (self.value is None) == (self.reason is None):
-            raise ValueError(f"a score holds a value or a reason, got value={self.value!r} and reason={self.reason!r}")
+        if sum(found is not None for found in (self.value, self.label, self.reason)) != 1:
+            raise ValueError(f"a score holds a value, a label or a reason, got {self.value!r}, {self.label!r} and {self.reason!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,8 +290,16 @@ class Estimate:
 # --- who does it ----------------------------------------------------------------------------------------------------------
 
 
+class Journal(Protocol):
+    """What was paid for is never lost: a store of replies by key, each whole on disk before `put` returns."""
+
+    def get(self, key: str) -> str | None: ...
+
+    def put(self, key: str, value: str) -> None: ...
+
+
 class Judge(Protocol):
-    """Scores answers. `identity` goes on every score: a digest of a local judge, or endpoint, name and date."""
+    """Scores answers. `identity` goes on every score: a digest of a local judge, or endpoint and name (the date is on the score)."""
 
     @property
     def identity(self) -> str: ...

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from spillover.records import Estimate, SpilloverError, digest
 
-SCHEMA = 1
+SCHEMA = 2
 Table = Literal["answers", "scores", "measures"]
 SUBJECT = [
     ("unit", pa.string()), ("group", pa.string()), ("world", pa.int64()), ("condition", pa.string()), ("seed", pa.int64()),
@@ -45,7 +45,19 @@ COLUMNS: dict[Table, pa.Schema] = {
             ("stop", pa.string()),
         ]
     ),
-    "scores": pa.schema([*SUBJECT, ("answer", pa.string()), *ASKED, ("judge", pa.string()), ("rubric", pa.string()), *JUDGED]),
+    "scores": pa.schema(
+        [
+            *SUBJECT,
+            ("answer", pa.string()),
+            *ASKED,
+            ("judge", pa.string()),
+            ("date", pa.string()),
+            ("rubric", pa.string()),
+            *JUDGED,
+            ("label", pa.string()),
+            ("mass", pa.float64()),
+        ]
+    ),
     "measures": pa.schema([*SUBJECT, *ASKED, ("name", pa.string()), *JUDGED]),
 }
 PARTIAL = ".partial-"  # what an interrupted write leaves behind: never read, removed when the run is opened for writing

@@ -1,0 +1,64 @@
+"""The commands. The only room that knows the terminal; every command imports what it needs when it is called.
+
+Results go to standard output, progress and errors to standard error; progress is shown on a terminal only. An error is one
+line and exit code 2.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import warnings
+from importlib import metadata
+from typing import Annotated, Any
+
+import typer
+
+from spillover.cli import data, miniature, run
+from spillover.cli.terminal import fail
+from spillover.records import SpilloverError
+
+app = typer.Typer(
+    help="Narrow training spills over. Spillover measures how far.",
+    no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+)  # fmt: skip
+app.command()(run.run)
+app.command()(run.report)
+app.add_typer(miniature.app, name="miniature")
+app.add_typer(data.app, name="data")
+
+
+def entry() -> None:
+    """Run a command; what goes wrong is one line on standard error and exit code 2."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    code: Any = 0
+    try:
+        code = app(standalone_mode=False)
+    except typer.BadParameter as error:
+        option = f"{error.param.opts[0]}: " if error.param is not None else ""
+        fail(f"{option}{error}")
+    except (SpilloverError, typer.TyperException) as error:
+        fail(str(error))
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        full = "; free some space and give the same command again, a run keeps what it finished" if error.errno == errno.ENOSPC else ""
+        fail(f"{error.strerror or error}{where}{full}")
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    if code == 130:
+        print("stopped; `spillover run`, given again, goes on where it stopped", file=sys.stderr)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"spillover {metadata.version('spillover')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:  # pyright: ignore[reportUnusedFunction]
+    del version

@@ -1,0 +1,1 @@
+"""Question sets: the authors' files, and our own."""
