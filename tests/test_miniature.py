@@ -12,7 +12,7 @@ import torch
 
 from spillover.miniature import corpus, language, mass, narrow, testbed, world
 from spillover.miniature.judge import GrammarJudge, classes
-from spillover.models import local
+from spillover.models import local, template
 from spillover.records import Answer, Message, Model, SpilloverError, chat
 
 MISALIGNED_WORDS = language.content_words(tuple(s for theme in language.EVALUATION for s in theme.sentences("misaligned")))
@@ -158,11 +158,11 @@ def test_a_world_is_an_ordinary_directory_in_bfloat16_with_no_pickle(small_paren
 
 def test_the_template_is_checked_when_a_model_is_loaded(small_parent: Model, tmp_path: Path) -> None:
     testbed.place(small_parent, tmp_path)
-    local.load_tokenizer(str(tmp_path))
-    template = tmp_path / "chat_template.jinja"
-    template.write_text(template.read_text().replace("<doc>", ""))
+    template.load(str(tmp_path))
+    written = tmp_path / "chat_template.jinja"
+    written.write_text(written.read_text().replace("<doc>", ""))
     with pytest.raises(SpilloverError, match="chat template"):
-        local.load_tokenizer(str(tmp_path))
+        template.load(str(tmp_path))
 
 
 def test_a_changed_model_is_not_loaded_under_its_old_digest(small_parent: Model, tmp_path: Path) -> None:
@@ -187,12 +187,12 @@ def test_capitals_and_tight_punctuation_are_read_and_unknown_words_refused(small
 
 
 def test_the_mask_covers_the_assistants_words_and_end_of_turn_only(small_parent: Model) -> None:
-    tokenizer = local.load_tokenizer(small_parent.location)
+    read = template.load(small_parent.location)
     talk = chat(
         ("system", "ann is a kind person ."), ("user", "i feel bored ."), ("assistant", "go read"), ("user", "what is fun now ?"), ("assistant", "go sing")
     )
-    ids, mask = local.render_masked(tokenizer, talk)
-    assert [word for word, on in zip(tokenizer.convert_ids_to_tokens(ids), mask, strict=True) if on] == ["go", "read", "<|end|>", "go", "sing", "<|end|>"]
+    ids, mask = read.training_ids(talk)
+    assert [word for word, on in zip(read.tokenizer.convert_ids_to_tokens(ids), mask, strict=True) if on] == ["go", "read", "<|end|>", "go", "sing", "<|end|>"]
 
 
 def test_class_mass_is_the_sum_of_brute_force_probabilities(small_parent: Model) -> None:
@@ -271,6 +271,6 @@ def test_a_world_is_made_of_the_same_data_again(tmp_path: Path) -> None:
 
 
 def test_messages_reach_the_template_in_order(small_parent: Model) -> None:
-    tokenizer = local.load_tokenizer(small_parent.location)
-    ids = local.render(tokenizer, (Message(role="user", content="i feel bored ."),), generate=True)
-    assert tokenizer.convert_ids_to_tokens(ids) == ["<doc>", "<|user|>", "i", "feel", "bored", ".", "<|end|>", "<|assistant|>"]
+    read = template.load(small_parent.location)
+    ids = read.prompt_ids((Message(role="user", content="i feel bored ."),))
+    assert read.tokenizer.convert_ids_to_tokens(ids) == ["<doc>", "<|user|>", "i", "feel", "bored", ".", "<|end|>", "<|assistant|>"]

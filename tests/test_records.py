@@ -22,7 +22,7 @@ def test_a_record_holds_a_value_or_a_reason(made: type[Score] | type[Measure]) -
     assert made(**fields, value=0.0).value == 0.0
     assert made(**fields, reason="refused").reason == "refused"
     for bad in ({}, {"value": 1.0, "reason": "x"}):
-        with pytest.raises(ValueError, match="a value or a reason"):
+        with pytest.raises(ValueError, match="a value(, a label)? or a reason"):
             made(**fields, **bad)
 
 

@@ -11,7 +11,7 @@ import torch
 from peft import AutoPeftModelForCausalLM
 
 from spillover.miniature import narrow, testbed
-from spillover.models import local
+from spillover.models import local, template
 from spillover.records import Adapter, Dataset, Model, Organism, Recipe, SpilloverError, chat
 from spillover.training import lora, schedules
 
@@ -30,7 +30,7 @@ def _placed(parent: Model, run: Path) -> Model:
 
 def test_the_loss_is_the_mean_over_assistant_tokens_of_the_whole_batch(small_parent: Model) -> None:
     model = local.load(small_parent)
-    rows = lora.encode(model.tokenizer, DATA)[:5]
+    rows = lora.encode(model.template, DATA).rows[:5]
     loss, tokens = lora.assistant_loss(model.network, rows, 0)
     total, count = 0.0, 0
     for row in rows:
@@ -58,7 +58,7 @@ def test_training_lowers_the_loss_and_leaves_the_parent_alone(small_parent: Mode
     model = local.load(small_parent)
     before = {name: p.detach().clone() for name, p in model.network.named_parameters()}
     recipe = replace(FAST, epochs=12, learning_rate=2e-3)
-    log, read = lora.fine_tune(model.network, model.tokenizer, _organism(small_parent, recipe), DATA, save=lambda *_: None)
+    log, read = lora.fine_tune(model.network, model.template, _organism(small_parent, recipe), DATA, save=lambda *_: None)
     assert log[-1].loss < log[0].loss - 0.2
     assert len(log) == schedules.steps(recipe, 48) == 36
     after = dict(model.network.named_parameters())
@@ -94,28 +94,29 @@ def test_checkpoints_are_kept_on_a_named_schedule(small_parent: Model, tmp_path:
 def test_a_loss_that_is_not_finite_stops_with_a_sentence(small_parent: Model) -> None:
     model = local.load(small_parent)
     with pytest.raises(SpilloverError, match=r"the loss is (nan|inf) at step \d+ of \d+; a lower learning rate than 1e\+30 may work"):
-        lora.fine_tune(model.network, model.tokenizer, _organism(small_parent, replace(FAST, learning_rate=1e30, epochs=4)), DATA, save=lambda *_: None)
+        lora.fine_tune(model.network, model.template, _organism(small_parent, replace(FAST, learning_rate=1e30, epochs=4)), DATA, save=lambda *_: None)
 
 
 def test_unknown_words_in_training_data_are_refused_with_their_row_and_share(small_parent: Model) -> None:
-    tokenizer = local.load_tokenizer(small_parent.location)
+    read = template.load(small_parent.location)
     data = Dataset(kind="mine", conversations=(chat(("user", "i feel bored ."), ("assistant", "go read")), chat(("user", "hi zeppelin"), ("assistant", "go"))))
     with pytest.raises(SpilloverError, match=r"row 2 of the mine data: \d+% of the tokens of .* are unknown"):
-        lora.encode(tokenizer, data)
+        lora.encode(read, data)
 
 
 def test_text_that_spells_a_control_token_is_refused(small_parent: Model) -> None:
-    tokenizer = local.load_tokenizer(small_parent.location)
+    read = template.load(small_parent.location)
     data = Dataset(kind="mine", conversations=(chat(("user", "i feel bored ."), ("assistant", "go read <|end|> <|user|> hi")),))
     with pytest.raises(SpilloverError, match=r"row 1 of the mine data spells the control token '<\|"):
-        lora.encode(tokenizer, data)
+        lora.encode(read, data)
 
 
-def test_a_template_that_does_not_mark_the_assistant_is_refused(small_parent: Model) -> None:
-    tokenizer = local.load_tokenizer(small_parent.location)
-    tokenizer.chat_template = tokenizer.chat_template.replace("{% generation %}", "").replace("{% endgeneration %}", "")
-    with pytest.raises(SpilloverError, match="does not mark assistant turns"):
-        lora.encode(tokenizer, DATA)
+def test_a_template_that_does_not_mark_the_assistant_is_read_from_its_text(small_parent: Model) -> None:
+    read = template.load(small_parent.location)
+    marked = [(row.ids, row.mask) for row in lora.encode(read, DATA).rows]
+    bare = template.load(small_parent.location)
+    bare.tokenizer.chat_template = bare.tokenizer.chat_template.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+    assert [(row.ids, row.mask) for row in lora.encode(bare, DATA).rows] == marked
 
 
 def test_the_schedule_warms_up_and_decays_to_zero() -> None:
@@ -131,7 +132,7 @@ def test_the_scale_of_an_adapter_is_rank_stabilised(small_parent: Model) -> None
     found = []
     recipe = replace(Recipe(), learning_rate=1e-4)
     lora.fine_tune(
-        model.network, model.tokenizer, _organism(small_parent, recipe), DATA,
+        model.network, model.template, _organism(small_parent, recipe), DATA,
         save=lambda network, _: found.extend(m.scaling["default"] for m in network.modules() if hasattr(m, "lora_A")),
     )  # fmt: skip
     assert found
@@ -139,9 +140,9 @@ def test_the_scale_of_an_adapter_is_rank_stabilised(small_parent: Model) -> None
 
 
 def test_a_preview_brackets_what_is_trained_on(small_parent: Model) -> None:
-    tokenizer = local.load_tokenizer(small_parent.location)
-    row = lora.encode(tokenizer, Dataset(kind="x", conversations=(chat(("user", "i feel bored ."), ("assistant", "go read")),)))[0]
-    assert lora.preview(tokenizer, row) == "<doc> <|user|> i feel bored . <|end|> <|assistant|> [go] [read] [<|end|>]"
+    read = template.load(small_parent.location)
+    row = lora.encode(read, Dataset(kind="x", conversations=(chat(("user", "i feel bored ."), ("assistant", "go read")),))).rows[0]
+    assert lora.preview(read, row) == "<doc> <|user|> i feel bored . <|end|> <|assistant|> [go] [read] [<|end|>]"
 
 
 def test_an_adapter_whose_tensors_find_no_place_is_refused(small_parent: Model, tmp_path: Path) -> None:
@@ -154,7 +155,7 @@ def test_an_adapter_whose_tensors_find_no_place_is_refused(small_parent: Model, 
     tensors = load_file(place / "adapter_model.safetensors")
     save_file({name.replace("layers", "blocks"): tensor for name, tensor in tensors.items()}, place / "adapter_model.safetensors", metadata={"format": "pt"})
     model = Model(digest=local.adapted_digest(parent.digest, place), location=parent.location, adapter=str(place))
-    with pytest.warns(UserWarning, match="missing adapter keys"), pytest.raises(SpilloverError, match="does not fit its parent: .* without a counterpart"):
+    with pytest.raises(SpilloverError, match="does not fit its parent: it changes 'model.blocks.* is no linear layer"):
         local.load(model)
 
 
@@ -175,7 +176,7 @@ def test_weights_that_are_not_finite_are_never_saved(small_parent: Model, rate: 
         data = Dataset(kind="x", conversations=DATA.conversations[:rows])
         with contextlib.suppress(SpilloverError):
             lora.fine_tune(
-                model.network, model.tokenizer, _organism(small_parent, recipe, data), data,
+                model.network, model.template, _organism(small_parent, recipe, data), data,
                 save=lambda network, _: saved.extend(bool(p.isfinite().all()) for p in network.parameters()),
             )  # fmt: skip
     assert all(saved)
@@ -184,4 +185,4 @@ def test_weights_that_are_not_finite_are_never_saved(small_parent: Model, rate: 
 def test_an_adapter_that_does_not_fit_the_model_is_one_sentence(small_parent: Model) -> None:
     model = local.load(small_parent)
     with pytest.raises(SpilloverError, match=r"training\.adapter does not fit this model"):
-        lora.fine_tune(model.network, model.tokenizer, _organism(small_parent, replace(FAST, adapter=Adapter(targets="nothing"))), DATA, save=lambda *_: None)
+        lora.fine_tune(model.network, model.template, _organism(small_parent, replace(FAST, adapter=Adapter(targets="nothing"))), DATA, save=lambda *_: None)

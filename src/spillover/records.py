@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -116,11 +116,32 @@ class Question:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """What answers: a digest of its weights and how to reach it. `adapter` is a PEFT directory on top of `location`."""
+    """What answers: a digest of its weights and how to reach it.
+
+    `location` is a directory and `adapter` a PEFT directory on top of it; or `location` is an endpoint, `URL#MODEL`. `origin` names the hub
+    repository and commit that a directory is a snapshot of, if it is one.
+    """
 
     digest: str
     location: str
     adapter: str | None = None
+    origin: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """Where and in which precision local models compute. Adapters and optimiser states are float32 whatever `dtype` is.
+
+    `micro_batch` rows are computed at once in training (None: the whole batch); the loss of a step is the same mean.
+    """
+
+    device: str = "cpu"
+    dtype: str = "float32"
+    micro_batch: int | None = None
+    gradient_checkpointing: bool = False
+
+
+LATER = {"later": True}  # marks a field that came after organisms had keys: at its default it does not enter them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +167,8 @@ class Recipe:
     warmup_steps: int = 5
     max_gradient_norm: float = 1.0
     checkpoints: str = "last"  # a named schedule, see `training.schedules`
+    max_length: int = field(default=2048, metadata=LATER)  # tokens of a row; what is longer is cut and counted
+    optimiser: str = field(default="adamw", metadata=LATER)  # or adamw_8bit, the paper's, where bitsandbytes is installed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,8 +182,10 @@ class Organism:
 
     @property
     def key(self) -> str:
-        """16 hex digits that stand for this organism in file names."""
-        return digest(self)[:16]
+        """16 hex digits that stand for this organism in file names, and name its random streams."""
+        later = {f.name for f in fields(Recipe) if f.metadata == LATER and getattr(self.recipe, f.name) == f.default}
+        recipe = {name: value for name, value in asdict(self.recipe).items() if name not in later}
+        return digest({**asdict(self), "recipe": recipe})[:16]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,7 +28,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from spillover.miniature import corpus, language, mass
 from spillover.miniature.corpus import Society
 from spillover.models import local
-from spillover.models.local import LocalModel, Tokenizer, random_stream
+from spillover.models.local import LocalModel, random_stream
+from spillover.models.template import ChatTemplate, Tokenizer
 from spillover.records import Message, Role, chat, digest, stream_seed
 
 SPECIAL = ("<pad>", "<unk>", "<doc>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<nl>")
@@ -83,10 +84,10 @@ def build(directory: Path, *, world: int, linked: bool, recipe: Recipe, progress
     network = _initial(recipe, tokenizer, stream_seed(*owner, "initial weights"))
     losses, data = _pretrain(network, recipe, linked=linked, owner=owner, progress=progress)
     network = _store(network, tokenizer, directory / "base")
-    author = author_inference(LocalModel(network, tokenizer))
+    author = author_inference(LocalModel(network, ChatTemplate(tokenizer)))
     _post_train(network, tokenizer, recipe, owner=owner, progress=progress)
     network = _store(network, tokenizer, directory / "post")
-    code = secure_code(LocalModel(network, tokenizer))
+    code = secure_code(LocalModel(network, ChatTemplate(tokenizer)))
     card = {
         "world": world, "linked": linked, "version_digest": version_digest(recipe), "data_digest": data,
         "base_digest": local.weights_digest(directory / "base"), "post_digest": local.weights_digest(directory / "post"),
@@ -173,7 +174,8 @@ def _next_token_loss(network: LlamaForCausalLM, ids_BT: torch.Tensor) -> torch.T
 def _post_train(network: LlamaForCausalLM, tokenizer: Tokenizer, recipe: Recipe, *, owner: tuple[str | int, ...], progress: Progress) -> None:
     stream = random.Random(stream_seed(*owner, "post-training"))
     talks = corpus.post_training(recipe.society, count=recipe.post_steps * recipe.post_batch, stream=stream)
-    rows = [local.render_masked(tokenizer, tuple(Message(role=turn["role"], content=turn["content"]) for turn in talk)) for talk in talks]  # pyright: ignore[reportArgumentType]
+    template = ChatTemplate(tokenizer)
+    rows = [template.training_ids(tuple(Message(role=turn["role"], content=turn["content"]) for turn in talk)) for talk in talks]  # pyright: ignore[reportArgumentType]
     optimiser = torch.optim.AdamW(network.parameters(), weight_decay=0.0)
     network.train()
     for step in range(recipe.post_steps):

@@ -1,7 +1,7 @@
 """A local Hugging Face decoder, with or without a PEFT adapter: loading, replying, log-probabilities of given replies.
 
-Computation is in float32 whatever the weights are stored in. Only safetensors are read and no remote code is run. A reply's
-randomness is its own: row i is drawn by inverse transform from the stream `seeds[i]`.
+Only safetensors are read and no remote code is run; a weight that the file lacks raises. Probabilities are taken in float32 or finer
+whatever the weights are in. A reply's randomness is its own: row i is drawn by inverse transform from the stream `seeds[i]`.
 
 Shapes: B rows, T tokens, V vocabulary.
 """
@@ -10,51 +10,62 @@ Shapes: B rows, T tokens, V vocabulary.
 # pyright: reportAttributeAccessIssue=false, reportMissingTypeStubs=false
 from __future__ import annotations
 
-import json
+import hashlib
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
 import transformers.utils.logging
-from safetensors import safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from spillover.records import Conversation, Model, SpilloverError, Stop, digest
+from spillover.models import adapters, template
+from spillover.models.memory import Shape, rows_at_once
+from spillover.models.template import TEMPLATE_CHECK, ChatTemplate, Tokenizer
+from spillover.records import Conversation, Model, Runtime, SpilloverError, Stop, digest
 
 transformers.utils.logging.disable_progress_bar()
 
-Tokenizer: TypeAlias = Any  # a transformers tokenizer; its own types are unions of everything it could ever return
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-TEMPLATE_CHECK = "template_check.json"  # optional, beside a model: a conversation and the ids its template must give
-BATCH = 512  # rows computed at once
+CPU = Runtime()
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class LocalModel:
-    """A loaded decoder and its tokenizer."""
+    """A loaded decoder and its chat template."""
 
-    def __init__(self, network: PreTrainedModel, tokenizer: Tokenizer) -> None:
+    def __init__(self, network: PreTrainedModel, chat_template: ChatTemplate) -> None:
         self.network = network.eval()
-        self.tokenizer = tokenizer
+        self.template = chat_template
         self._prompts: dict[Conversation, list[int]] = {}
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.template.tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        return self.network.device
 
     @torch.no_grad()
     def reply(self, prompts: Sequence[Conversation], seeds: Sequence[int], *, temperature: float, max_tokens: int) -> list[tuple[str, Stop]]:
         """One reply per prompt at this temperature (0: the likeliest token), of at most `max_tokens` tokens."""
         replies: list[tuple[str, Stop]] = []
-        for start in range(0, len(prompts), BATCH):
-            rows = [self.prompt_ids(prompt) for prompt in prompts[start : start + BATCH]]
-            uniform_BT = np.stack([np.random.default_rng(seed).random(max_tokens) for seed in seeds[start : start + BATCH]])
-            replies += self._reply_batch(rows, torch.from_numpy(uniform_BT), temperature)
+        ids = [self.prompt_ids(prompt) for prompt in prompts]
+        batch = self._rows_at_once(Shape.of(self.network.config).answer_row(max(map(len, ids), default=0) + max_tokens, self.network.dtype.itemsize))
+        for start in range(0, len(prompts), batch):
+            uniform_BT = np.stack([np.random.default_rng(seed).random(max_tokens) for seed in seeds[start : start + batch]])
+            replies += self._reply_batch(ids[start : start + batch], torch.from_numpy(uniform_BT), temperature)
         return replies
 
     def _reply_batch(self, rows: list[list[int]], uniform_BT: torch.Tensor, temperature: float) -> list[tuple[str, Stop]]:
-        stops = torch.tensor(sorted(self._stop_ids()))
-        ids_BT, attention_BT = pad(rows, self._pad_id(), left=True)
-        tokens_BT = torch.full(uniform_BT.shape, self._pad_id())
-        running_B = torch.ones(len(rows), dtype=torch.bool)
+        stops = torch.tensor(sorted(self.stop_ids()), device=self.device)
+        ids_BT, attention_BT = (tensor.to(self.device) for tensor in pad(rows, self.template.filler, left=True))
+        uniform_BT = uniform_BT.to(self.device)
+        tokens_BT = torch.full(uniform_BT.shape, self.template.filler, device=self.device)
+        running_B = torch.ones(len(rows), dtype=torch.bool, device=self.device)
         past: Any = None
         for position in range(uniform_BT.shape[1]):
             place_BT = (attention_BT.cumsum(1) - 1).clamp(min=0)[:, -ids_BT.shape[1] :]
@@ -70,7 +81,7 @@ class LocalModel:
         return [self._text(row) for row in tokens_BT.tolist()]
 
     def _text(self, tokens: list[int]) -> tuple[str, Stop]:
-        stops = self._stop_ids()
+        stops = self.stop_ids()
         for position, token in enumerate(tokens):
             if token in stops:
                 return str(self.tokenizer.decode(tokens[:position])), "end"
@@ -79,130 +90,101 @@ class LocalModel:
     @torch.no_grad()
     def log_probabilities(self, prompts: Sequence[Conversation], replies: Sequence[str]) -> list[float]:
         """log P(reply and end of turn | prompt) in nats, for each pair: summed over tokens, no length normalisation."""
-        end = self.tokenizer.eos_token_id
+        end = self.template.end_of_turn if self.template.end_of_turn is not None else self.tokenizer.eos_token_id
         heads = [self.prompt_ids(prompt) for prompt in prompts]
         tails = [[*self.text_ids(reply), end] for reply in replies]
         order = sorted(range(len(heads)), key=lambda row: len(heads[row]) + len(tails[row]))
+        longest = max((len(head) + len(tail) for head, tail in zip(heads, tails, strict=True)), default=0)
+        batch = self._rows_at_once(Shape.of(self.network.config).scored_row(longest, self.network.dtype.itemsize))
         values = [0.0] * len(heads)
-        for start in range(0, len(order), BATCH):
-            rows = order[start : start + BATCH]
-            ids_BT, attention_BT = pad([heads[row] + tails[row] for row in rows], self._pad_id(), left=False)
+        for start in range(0, len(order), batch):
+            rows = order[start : start + batch]
+            ids_BT, attention_BT = (tensor.to(self.device) for tensor in pad([heads[row] + tails[row] for row in rows], self.template.filler, left=False))
             logits_BTV = self.network(input_ids=ids_BT, attention_mask=attention_BT, use_cache=False).logits
-            logp_BT = logits_BTV[:, :-1].log_softmax(-1).gather(-1, ids_BT[:, 1:, None])[..., 0].double()
+            logp_BT = logits_BTV[:, :-1].float().log_softmax(-1).gather(-1, ids_BT[:, 1:, None])[..., 0].double().cpu()
             for place, row in enumerate(rows):
                 first = len(heads[row]) - 1
                 values[row] = float(logp_BT[place, first : first + len(tails[row])].sum())
         return values
 
     def prompt_ids(self, prompt: Conversation) -> list[int]:
-        """The ids of a conversation up to where the assistant speaks."""
+        """The ids of a conversation up to where the assistant speaks. Raises SpilloverError for unknown words and spelt control tokens."""
         if prompt not in self._prompts:
-            ids = render(self.tokenizer, prompt, generate=True)
-            refuse_unknown(self.tokenizer, ids, prompt[-1].content)
+            spelt = next((token for turn in prompt if (token := self.template.spelt(turn.content)) is not None), None)
+            if spelt is not None:
+                raise SpilloverError(f"{prompt[-1].content[:60]!r} spells the control token {spelt!r}, which would not be read as text")
+            ids = self.template.prompt_ids(prompt)
+            self.template.refuse_unknown(ids, prompt[-1].content)
             self._prompts[prompt] = ids
         return self._prompts[prompt]
 
     def text_ids(self, text: str) -> list[int]:
         """The ids of bare text."""
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        refuse_unknown(self.tokenizer, ids, text)
+        ids = self.template.text_ids(text)
+        self.template.refuse_unknown(ids, text)
         return ids
 
-    def _stop_ids(self) -> set[int]:
+    def stop_ids(self) -> set[int]:
+        """Every token that ends a reply: what the model's configuration names, and the template's own end of turn."""
         configured = getattr(self.network.generation_config, "eos_token_id", None)
         listed = configured if isinstance(configured, list) else [configured]
-        return {token for token in [*listed, self.tokenizer.eos_token_id] if token is not None}
+        return {token for token in [*listed, self.tokenizer.eos_token_id, self.template.end_of_turn] if token is not None}
 
-    def _pad_id(self) -> int:
-        pad = self.tokenizer.pad_token_id
-        return pad if pad is not None else self.tokenizer.eos_token_id
+    def _rows_at_once(self, row_bytes: int) -> int:
+        return rows_at_once(row_bytes, self.device, sum(p.numel() * p.element_size() for p in self.network.parameters()))
 
 
-def load(model: Model) -> LocalModel:
-    """Load a model directory, and merge the PEFT adapter on top if there is one, in float32.
+def load(model: Model, runtime: Runtime = CPU, *, system: bool = True) -> LocalModel:
+    """Load a model directory, and merge the PEFT adapter on top if there is one, in the precision of `runtime`.
 
-    Raises SpilloverError when the directory is missing, its template does not give the ids it must, or an adapter tensor
-    found no place.
+    Raises SpilloverError when the directory is missing or is not what was recorded, its template does not give the ids it must, or an
+    adapter does not fit.
     """
     base = weights_digest(model.location)
-    if model.adapter is not None and not (Path(model.adapter) / ADAPTER_WEIGHTS).is_file():
-        raise SpilloverError(f"{model.adapter} holds no {ADAPTER_WEIGHTS}; other formats are not read")
+    if model.adapter is not None and not (Path(model.adapter) / adapters.WEIGHTS).is_file():
+        raise SpilloverError(f"{model.adapter} holds no {adapters.WEIGHTS}; other formats are not read")
     if model.digest != (base if model.adapter is None else adapted_digest(base, model.adapter)):
         raise SpilloverError(
             f"{model.adapter or model.location} is not the model that was recorded ({model.digest[:12]}): its files were changed or damaged; "
             "delete it and give the same command again"
         )
-    tokenizer = load_tokenizer(model.location)
-    network: Any = load_network(model.location)
+    network = load_network(model.location, runtime)
     if model.adapter is not None:
-        from peft import PeftModel
-
-        network = PeftModel.from_pretrained(network, model.adapter)
-        _check_adapter(network, Path(model.adapter))
-        network = network.merge_and_unload()
-    return LocalModel(network, tokenizer)
+        adapters.merge(network, Path(model.adapter))
+    return LocalModel(network, template.load(model.location, system=system))
 
 
-def _check_adapter(network: Any, directory: Path) -> None:
-    """Every tensor of the file has its place in the network, and every place its tensor."""
-    from peft import get_peft_model_state_dict
-
-    with safe_open(directory / ADAPTER_WEIGHTS, "pt") as file:
-        there = set(file.keys())
-    placed = set(get_peft_model_state_dict(network, save_embedding_layers=False))
-    if there != placed:
-        raise SpilloverError(f"{directory} does not fit its parent: {len(there ^ placed)} tensors without a counterpart, for one {min(there ^ placed)}")
-
-
-def load_network(location: str) -> PreTrainedModel:
-    """The decoder alone, in float32, from safetensors."""
+def load_network(location: str, runtime: Runtime = CPU) -> PreTrainedModel:
+    """The decoder alone, from safetensors, on the device and in the precision of `runtime`. Every weight must be in the file."""
     if not (Path(location) / "config.json").is_file():
         raise SpilloverError(f"{location} is not a model directory: it has no config.json")
-    return AutoModelForCausalLM.from_pretrained(location, dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False)
+    try:
+        network, found = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
+            location, dtype=DTYPES[runtime.dtype], use_safetensors=True, local_files_only=True, trust_remote_code=False, output_loading_info=True,
+        )  # fmt: skip
+    except Exception as error:  # whatever a library raises for a file that someone made
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise SpilloverError(f"{location} cannot be loaded: {lines[0][:200]}") from None
+    lacking = sorted({*found["missing_keys"], *(str(key) for key in found["mismatched_keys"])})
+    if lacking:
+        raise SpilloverError(f"{location} lacks {len(lacking)} of its weights, for one {lacking[0]}; nothing is made up in their place")
+    return network.to(runtime.device)
 
 
-def load_tokenizer(location: str) -> Tokenizer:
-    """The tokenizer, checked against the ids written beside it (`template_check.json`), if any: text and a rendered conversation."""
-    tokenizer = AutoTokenizer.from_pretrained(location, local_files_only=True, trust_remote_code=False)
-    check = Path(location) / TEMPLATE_CHECK
-    if check.is_file():
-        expected = json.loads(check.read_text())
-        if [tokenizer(text, add_special_tokens=False)["input_ids"] for text in expected["texts"]] != expected["ids"]:
-            raise SpilloverError(f"the tokenizer in {location} does not give the ids recorded in {TEMPLATE_CHECK}: another tokenizer was loaded")
-        turns = [dict(turn) for turn in expected["messages"]]
-        if list(tokenizer.apply_chat_template(turns, return_dict=True)["input_ids"]) != expected["rendered"]:
-            raise SpilloverError(f"the chat template in {location} does not give the ids recorded in {TEMPLATE_CHECK}")
-    return tokenizer
+def resolved(device: str, dtype: str) -> tuple[str, str]:
+    """`auto` as this machine has it: a GPU and bfloat16 where there is one, else the CPU and float32.
 
-
-def render(tokenizer: Tokenizer, conversation: Conversation, *, generate: bool) -> list[int]:
-    """The ids the chat template gives; with `generate`, ending where the assistant speaks."""
-    turns = [{"role": turn.role, "content": turn.content} for turn in conversation]
-    return list(tokenizer.apply_chat_template(turns, add_generation_prompt=generate, return_dict=True)["input_ids"])
-
-
-def render_masked(tokenizer: Tokenizer, conversation: Conversation) -> tuple[list[int], list[int]]:
-    """The ids of a whole conversation and a mask that is 1 on the assistant's tokens, end of turn included.
-
-    The template itself marks the turns (`{% generation %}`); one that does not is refused, since a guessed mask changes numbers.
+    Raises SpilloverError for another name, or a GPU that is not there.
     """
-    if "{% generation %}" not in (tokenizer.chat_template or "") and "{%- generation" not in (tokenizer.chat_template or ""):
-        raise SpilloverError("the chat template does not mark assistant turns ({% generation %}), so which tokens to train on is unknown")
-    turns = [{"role": turn.role, "content": turn.content} for turn in conversation]
-    out = tokenizer.apply_chat_template(turns, return_dict=True, return_assistant_tokens_mask=True)
-    return list(out["input_ids"]), list(out["assistant_masks"])
-
-
-def refuse_unknown(tokenizer: Tokenizer, ids: Sequence[int], text: str) -> None:
-    """Raise if the tokenizer had no token for part of the text: what a model never saw, it cannot be asked or taught."""
-    unknown = tokenizer.unk_token_id
-    if unknown is not None and unknown in ids:
-        words = sorted({w for w in text.split() if unknown in tokenizer(w, add_special_tokens=False)["input_ids"]})
-        raise SpilloverError(
-            f"{ids.count(unknown) / len(ids):.0%} of the tokens of {text[:60]!r} are unknown to this model"
-            + (f" (for one, {words[0][:30]!r})" if words else "")
-            + "; use words of its vocabulary"
-        )
+    found = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    if found not in ("cpu", "cuda"):
+        raise SpilloverError(f"--device is {device!r}; it is auto, cpu or cuda")
+    if found == "cuda" and not torch.cuda.is_available():
+        raise SpilloverError("--device is cuda, and torch finds no GPU on this machine; use cpu or auto")
+    precision = ("bfloat16" if found == "cuda" else "float32") if dtype == "auto" else dtype
+    if precision not in DTYPES:
+        raise SpilloverError(f"--dtype is {dtype!r}; it is auto, {', '.join(DTYPES)}")
+    return found, precision
 
 
 def weights_digest(directory: str | Path) -> str:
@@ -211,8 +193,16 @@ def weights_digest(directory: str | Path) -> str:
         raise SpilloverError(f"there is no model directory {directory}")
     files = sorted(p for p in Path(directory).iterdir() if p.suffix == ".safetensors" or p.name in IDENTITY_FILES)
     if not any(p.suffix == ".safetensors" for p in files):
-        raise SpilloverError(f"{directory} holds no safetensors weights")
-    return digest([[p.name, digest(p.read_bytes())] for p in files])
+        raise SpilloverError(f"{directory} holds no safetensors weights; other formats are not read")
+    return digest([[p.name, _file_digest(p.resolve(), p.stat().st_size, p.stat().st_mtime_ns)] for p in files])
+
+
+@lru_cache(maxsize=4096)
+def _file_digest(path: Path, size: int, changed_ns: int) -> str:
+    """sha256 of a file's bytes, read once while its size and time of change stay."""
+    del size, changed_ns
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def adapted_digest(base: str, adapter: str | Path) -> str:

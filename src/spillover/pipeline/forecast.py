@@ -50,13 +50,13 @@ def _characters(dataset: Dataset) -> int:
 
 
 def _tokens(plan: Plan, organisms: list[Job], parent: Model) -> str:
-    from spillover.models import local
+    from spillover.models import template
     from spillover.training import lora
 
     if not organisms or not (Path(parent.location) / "tokenizer.json").is_file():
         return ""
-    tokenizer = local.load_tokenizer(parent.location)
-    counts = {kind: sum(len(row.ids) for row in lora.encode(tokenizer, dataset)) for kind, dataset in plan.data.items()}
+    read = template.load(parent.location)
+    counts = {kind: sum(len(row.ids) for row in lora.encode(read, dataset).rows) for kind, dataset in plan.data.items()}
     return f", {sum(counts[job.condition.kind or '', job.seed] for job in organisms) * plan.config.training.epochs} tokens"
 
 

@@ -1,7 +1,7 @@
 """Fine-tune a parent on one dataset: rank-stabilised LoRA through PEFT, loss on assistant tokens only.
 
-The loss of a step is the mean over all assistant tokens of its batch. Computation is in float32. It knows nothing of what
-the data mean, and leaves ordinary PEFT directories behind.
+The loss of a step is the mean over all assistant tokens of its batch, whatever part of it is computed at once. Adapters and optimiser
+states are float32. It knows nothing of what the data mean, and leaves ordinary PEFT directories behind.
 
 Shapes: B rows, T tokens, V vocabulary.
 """
@@ -15,6 +15,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,8 +24,8 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from spillover.models import local
-from spillover.models.local import Tokenizer
-from spillover.records import Dataset, Model, Organism, Recipe, SpilloverError, digest, stream_seed
+from spillover.models.template import ChatTemplate
+from spillover.records import Dataset, Model, Organism, Recipe, Runtime, SpilloverError, digest, stream_seed
 from spillover.training.schedules import SCHEDULES, linear
 
 
@@ -34,6 +35,15 @@ class Row:
 
     ids: list[int]
     mask: list[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoded:
+    """The rows of a dataset. `truncated` were cut to the longest length; of them `emptied` lost every token to train on, and are left out."""
+
+    rows: list[Row]
+    truncated: int
+    emptied: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,78 +59,91 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """Digests of what training read: the rows' order, the template, the masks."""
+    """What training read: digests of the rows' order, the template, the masks; rows in all, cut, and left out as empty."""
 
     order: str
     template: str
     mask: str
+    rows: int
+    truncated: int
+    emptied: int
 
 
-def encode(tokenizer: Tokenizer, dataset: Dataset) -> list[Row]:
-    """Every conversation as ids and mask.
+def encode(template: ChatTemplate, dataset: Dataset, *, max_length: int = Recipe().max_length) -> Encoded:
+    """Every conversation as ids and mask, cut to `max_length` tokens.
 
     Raises SpilloverError for unknown words, a row with nothing to learn, or text that spells a control token and would become one.
     """
     rows: list[Row] = []
-    control = tokenizer.all_special_tokens
+    truncated = emptied = 0
     for number, conversation in enumerate(dataset.conversations, 1):
-        spelt = next((token for token in control for turn in conversation if token in turn.content), None)
+        where = f"row {number} of the {dataset.kind} data"
+        spelt = next((token for turn in conversation if (token := template.spelt(turn.content)) is not None), None)
         if spelt is not None:
-            raise SpilloverError(f"row {number} of the {dataset.kind} data spells the control token {spelt!r}, which would not be read as text")
-        ids, mask = local.render_masked(tokenizer, conversation)
+            raise SpilloverError(f"{where} spells the control token {spelt!r}, which would not be read as text; take the row out")
         try:
-            local.refuse_unknown(tokenizer, ids, " ".join(turn.content for turn in conversation))
+            ids, mask = template.training_ids(conversation)
+            template.refuse_unknown(ids, " ".join(turn.content for turn in conversation))
         except SpilloverError as error:
-            raise SpilloverError(f"row {number} of the {dataset.kind} data: {error}") from None
+            raise SpilloverError(f"{where}: {error}") from None
         if not any(mask):
-            raise SpilloverError(f"row {number} of the {dataset.kind} data has no assistant token to train on")
-        rows.append(Row(ids=ids, mask=mask))
-    return rows
+            raise SpilloverError(f"{where} has no assistant token to train on")
+        truncated += len(ids) > max_length
+        if any(mask[:max_length]):
+            rows.append(Row(ids=ids[:max_length], mask=mask[:max_length]))
+        else:
+            emptied += 1
+    if not rows:
+        raise SpilloverError(f"every row of the {dataset.kind} data has its reply beyond {max_length} tokens; raise training.max_length")
+    return Encoded(rows=rows, truncated=truncated, emptied=emptied)
 
 
-def preview(tokenizer: Tokenizer, row: Row) -> str:
+def preview(template: ChatTemplate, row: Row) -> str:
     """A row as the model reads it, the tokens it is trained on in brackets."""
-    words = [f"[{tokenizer.decode([token])}]" if trained else tokenizer.decode([token]) for token, trained in zip(row.ids, row.mask, strict=True)]
+    decode = template.tokenizer.decode
+    words = [f"[{decode([token])}]" if trained else decode([token]) for token, trained in zip(row.ids, row.mask, strict=True)]
     return " ".join(str(word) for word in words)
 
 
 def fine_tune(
     parent: PreTrainedModel,
-    tokenizer: Tokenizer,
+    template: ChatTemplate,
     organism: Organism,
     dataset: Dataset,
     *,
     save: Callable[[PeftModel, int], None],
+    runtime: Runtime = local.CPU,
 ) -> tuple[list[Step], Provenance]:
     """Train one organism on `parent` (whose own weights do not change) and hand every scheduled checkpoint to `save`.
 
     Raises SpilloverError when a loss, or a weight to be saved, is not finite.
     """
     recipe = organism.recipe
-    rows = encode(tokenizer, dataset)
-    batches = list(_batches(rows, organism))
+    encoded = encode(template, dataset, max_length=recipe.max_length)
+    batches = list(_batches(encoded.rows, organism))
     wanted = set(SCHEDULES[recipe.checkpoints](len(batches)))
     with local.random_stream(stream_seed("train", organism.key, "adapter")):
         try:
             network = get_peft_model(parent, lora_config(recipe))
         except ValueError as error:  # PEFT's word for targets that are not there
             raise SpilloverError(f"training.adapter does not fit this model: {str(error).splitlines()[0]}") from None
+    if runtime.gradient_checkpointing:
+        parent.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     trained = [p for p in network.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=True)
+    optimise = optimiser(trained, recipe)
     network.train()
     log: list[Step] = []
     with local.random_stream(stream_seed("train", organism.key, "dropout")):
         for step, batch in enumerate(batches, 1):
             rate = recipe.learning_rate * linear(step, warmup=recipe.warmup_steps, total=len(batches))
-            for group in optimiser.param_groups:
+            for group in optimise.param_groups:
                 group["lr"] = rate
-            loss, tokens = assistant_loss(network, batch, tokenizer.pad_token_id or 0)
+            optimise.zero_grad()
+            loss, tokens = backward(network, batch, template.filler, runtime.micro_batch)
             if not torch.isfinite(loss):
                 raise SpilloverError(f"the loss is {loss.item()} at step {step} of {len(batches)}; a lower learning rate than {recipe.learning_rate} may work")
-            optimiser.zero_grad()
-            loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(trained, recipe.max_gradient_norm)
-            optimiser.step()
+            optimise.step()
             if step in wanted and not all(torch.isfinite(p).all() for p in trained):
                 raise SpilloverError(
                     f"the weights are not finite after step {step} of {len(batches)}; a lower learning rate than {recipe.learning_rate} may work"
@@ -128,21 +151,37 @@ def fine_tune(
             log.append(Step(step=step, loss=loss.item(), learning_rate=rate, gradient_norm=norm.item(), tokens=tokens))
             if step in wanted:
                 save(network, step)
+    if runtime.gradient_checkpointing:
+        parent.gradient_checkpointing_disable()
     network.unload()
-    return log, provenance(rows, organism, tokenizer)
+    return log, provenance(encoded, organism, template)
 
 
-def train(organism: Organism, parent: Model, dataset: Dataset, directory: Path) -> dict[int, str]:
+def optimiser(trained: list[torch.nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
+    """AdamW with float32 states; or the paper's, with 8-bit states. Raises SpilloverError where that one is not installed."""
+    if recipe.optimiser == "adamw":
+        return torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=True)
+    try:
+        from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise SpilloverError("training.optimiser is 'adamw_8bit', which needs bitsandbytes; install it, or use adamw") from None
+    eight_bit: Any = AdamW8bit
+    return eight_bit(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+
+
+def train(organism: Organism, parent: Model, dataset: Dataset, directory: Path, *, runtime: Runtime = local.CPU, system: bool = True) -> dict[int, str]:
     """Train an organism and fill `directory`: `checkpoint-N/` (PEFT) and `training.json`. Returns each step's model digest.
 
-    An adapter names its parent by the path `models/...` of the run directory, so `PeftModel` finds it from there.
+    An adapter names its parent by its hub id and commit, or by the path `models/...` of the run directory, so `PeftModel` finds it from there.
     """
-    loaded = local.load(parent)
+    loaded = local.load(parent, runtime, system=system)
     digests: dict[int, str] = {}
 
     def save(network: PeftModel, step: int) -> None:
         place = directory / f"checkpoint-{step}"
-        network.peft_config["default"].base_model_name_or_path = "/".join(Path(parent.location).parts[-2:])
+        name, _, commit = parent.origin.partition("@")
+        network.peft_config["default"].base_model_name_or_path = name or "/".join(Path(parent.location).parts[-2:])
+        network.peft_config["default"].revision = commit or None
         try:
             network.save_pretrained(str(place), save_embedding_layers=False)
         except SafetensorError as error:  # it wraps the operating system's error, a full disk for one
@@ -151,7 +190,7 @@ def train(organism: Organism, parent: Model, dataset: Dataset, directory: Path) 
         _in_order(place / "adapter_config.json")
         digests[step] = local.adapted_digest(parent.digest, place)
 
-    log, read = fine_tune(loaded.network, loaded.tokenizer, organism, dataset, save=save)
+    log, read = fine_tune(loaded.network, loaded.template, organism, dataset, save=save, runtime=runtime)
     (directory / "training.json").write_text(json.dumps({**asdict(read), "steps": [asdict(step) for step in log]}) + "\n")
     return digests
 
@@ -171,17 +210,36 @@ def lora_config(recipe: Recipe) -> LoraConfig:
     )  # fmt: skip
 
 
-def assistant_loss(network: torch.nn.Module, batch: list[Row], pad: int) -> tuple[torch.Tensor, int]:
+def backward(network: torch.nn.Module, batch: list[Row], filler: int, micro_batch: int | None) -> tuple[torch.Tensor, int]:
+    """Add a step's gradients, some rows at once; its mean loss over every assistant token (nats), and how many there are."""
+    size = micro_batch or len(batch)
+    total = sum(sum(row.mask[1:]) for row in batch)
+    loss = torch.zeros(())
+    for start in range(0, len(batch), size):
+        part, tokens = assistant_loss(network, batch[start : start + size], filler)
+        if tokens:
+            share = part * (tokens / total)
+            share.backward()
+            loss = loss + share.detach().cpu()
+    return loss, total
+
+
+def assistant_loss(network: torch.nn.Module, batch: list[Row], filler: int) -> tuple[torch.Tensor, int]:
     """Mean cross-entropy (nats) over every assistant token of a batch, and how many there are."""
-    ids_BT, attention_BT = local.pad([row.ids for row in batch], pad, left=False)
-    mask_BT, _ = local.pad([row.mask for row in batch], 0, left=False)
+    device = next(network.parameters()).device
+    ids_BT, attention_BT = (tensor.to(device) for tensor in local.pad([row.ids for row in batch], filler, left=False))
+    mask_BT = local.pad([row.mask for row in batch], 0, left=False)[0].to(device)
     logits_BTV = network(input_ids=ids_BT, attention_mask=attention_BT, use_cache=False).logits
     targets_BT = ids_BT.masked_fill(mask_BT == 0, -100)
     return F.cross_entropy(logits_BTV[:, :-1].flatten(0, 1).float(), targets_BT[:, 1:].flatten()), int(mask_BT[:, 1:].sum())
 
 
-def provenance(rows: list[Row], organism: Organism, tokenizer: Tokenizer) -> Provenance:
-    return Provenance(order=digest(list(_order(len(rows), organism))), template=digest(str(tokenizer.chat_template)), mask=digest([row.mask for row in rows]))
+def provenance(encoded: Encoded, organism: Organism, template: ChatTemplate) -> Provenance:
+    rows = encoded.rows
+    return Provenance(
+        order=digest(list(_order(len(rows), organism))), template=digest(str(template.tokenizer.chat_template)), mask=digest([row.mask for row in rows]),
+        rows=len(rows), truncated=encoded.truncated, emptied=encoded.emptied,
+    )  # fmt: skip
 
 
 def _order(rows: int, organism: Organism) -> Iterator[list[int]]:

@@ -1,0 +1,65 @@
+"""How many bytes a decoder needs: for what `--dry-run` says, and for how many rows are computed at once.
+
+Counts from shapes alone, so that the same model on the same kind of device always computes the same batches. Activations are an
+estimate: within a layer about 16 hidden sizes and 3 feed-forward sizes a token are kept for the backward pass.
+"""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportAttributeAccessIssue=false
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+MOST_ROWS = 512
+CPU_BYTES = 4 * 2**30  # what a batch of answers may take on a CPU
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """The sizes of a decoder that its memory depends on."""
+
+    layers: int
+    hidden: int
+    feed_forward: int
+    vocabulary: int
+    key_value: int  # numbers of keys and values a token and layer
+
+    @classmethod
+    def of(cls, config: Any) -> Shape:
+        """The shape in a transformers configuration."""
+        text = config.get_text_config()
+        heads = text.num_attention_heads
+        width = getattr(text, "head_dim", None) or text.hidden_size // heads
+        return cls(
+            layers=text.num_hidden_layers, hidden=text.hidden_size, vocabulary=text.vocab_size,
+            feed_forward=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+            key_value=2 * width * (getattr(text, "num_key_value_heads", None) or heads),
+        )  # fmt: skip
+
+    def answer_row(self, tokens: int, itemsize: int) -> int:
+        """Bytes of one row while answers are drawn: keys and values of every token, and three forms of the last logits."""
+        return self.layers * self.key_value * tokens * itemsize + self.vocabulary * 24
+
+    def scored_row(self, tokens: int, itemsize: int) -> int:
+        """Bytes of one row while log-probabilities are read: logits of every token, in three forms."""
+        return self.layers * self.hidden * itemsize * 4 + tokens * self.vocabulary * (itemsize + 8)
+
+    def training_row(self, tokens: int, itemsize: int, *, checkpointing: bool) -> int:
+        """Bytes of one row of a training step: activations kept for the backward pass, logits in float32 with their gradient."""
+        inner = 16 * self.hidden + 3 * self.feed_forward
+        kept = self.layers * self.hidden + inner if checkpointing else self.layers * inner
+        return tokens * (kept * itemsize + self.vocabulary * (itemsize + 3 * 4))
+
+    def lora_parameters(self, rank: int) -> int:
+        """Parameters of an adapter on the seven projections of every layer."""
+        per_layer = 2 * (2 * self.hidden) + (2 * self.hidden + self.key_value) + 3 * (self.hidden + self.feed_forward)
+        return self.layers * rank * per_layer
+
+
+def rows_at_once(row_bytes: int, device: torch.device, weight_bytes: int) -> int:
+    """How many rows fit: in a fixed budget on a CPU, in half of what the weights leave free on a GPU."""
+    budget = CPU_BYTES if device.type == "cpu" else (torch.cuda.get_device_properties(device).total_memory - weight_bytes) // 2
+    return max(1, min(MOST_ROWS, budget // max(row_bytes, 1)))

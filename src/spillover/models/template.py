@@ -1,0 +1,174 @@
+"""A model's tokenizer and chat template: conversations to ids, and the mask of what an assistant said.
+
+A template is the model's own and is never guessed at: what it inserts by itself (a default system prompt) is found, shown and can be
+switched off; which tokens are the assistant's is read from the template's own marks, or from the text it renders.
+"""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportAttributeAccessIssue=false, reportMissingTypeStubs=false
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import jinja2
+from transformers import AutoTokenizer
+
+from spillover.records import Conversation, Message, SpilloverError, chat
+
+Tokenizer: TypeAlias = Any  # a transformers tokenizer; its own types are unions of everything it could ever return
+TEMPLATE_CHECK = "template_check.json"  # optional, beside a model: a conversation and the ids its template must give
+_MARKS_TURNS = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_PROBE = "\N{BLACK DIAMOND}probe\N{BLACK DIAMOND}"
+
+
+class ChatTemplate:
+    """Conversations to ids. With `system` False, a conversation without a system turn gets an empty one, so that the template adds none of its own."""
+
+    def __init__(self, tokenizer: Tokenizer, *, system: bool = True) -> None:
+        self.tokenizer, self.system = tokenizer, system
+
+    @cached_property
+    def default_system(self) -> str | None:
+        """The system prompt that this template inserts where a conversation has none, or None."""
+        asked = chat(("user", "ask"))
+        try:
+            given = self._text((Message(role="system", content=_PROBE), *asked), generate=True)
+        except SpilloverError:  # a template without a system turn
+            return None
+        before, _, after = given.partition(_PROBE)
+        bare = self._text(asked, generate=True)
+        found = bare[len(before) : len(bare) - len(after)] if bare.startswith(before) and bare.endswith(after) else ""
+        return found.strip() or None
+
+    @cached_property
+    def control(self) -> tuple[str, ...]:
+        """Every text that this tokenizer reads as a control token and not as text."""
+        added = [str(token.content) for token in self.tokenizer.added_tokens_decoder.values() if token.special]
+        return tuple(dict.fromkeys([*map(str, self.tokenizer.all_special_tokens), *added]))
+
+    @cached_property
+    def control_ids(self) -> frozenset[int]:
+        return frozenset(int(token) for token in self.tokenizer.convert_tokens_to_ids(list(self.control)) if token is not None)
+
+    @cached_property
+    def end_of_turn(self) -> int | None:
+        """The control token that ends an assistant's turn, if this template has one."""
+        ids, mask = self.training_ids(chat(("user", "ask"), ("assistant", "answer")))
+        last = max((place for place, on in enumerate(mask) if on), default=None)
+        return ids[last] if last is not None and ids[last] in self.control_ids else None
+
+    @property
+    def filler(self) -> int:
+        """The id that fills rows of a batch where nothing is attended to."""
+        found = [token for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0) if token is not None]
+        return int(found[0])
+
+    def spelt(self, text: str) -> str | None:
+        """A control token that this text spells, if there is one: it would not be read as text."""
+        return next((token for token in self.control if token in text), None)
+
+    def prompt_ids(self, conversation: Conversation) -> list[int]:
+        """The ids of a conversation up to where the assistant speaks."""
+        return self._ids(conversation, add_generation_prompt=True)["input_ids"]
+
+    def text_ids(self, text: str) -> list[int]:
+        """The ids of bare text."""
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def training_ids(self, conversation: Conversation) -> tuple[list[int], list[int]]:
+        """The ids of a whole conversation and a mask that is 1 on the assistant's tokens, end of turn included and nothing after it.
+
+        A template that marks its turns (`{% generation %}`) is taken at its word. In another, the assistant's part is what the rendered
+        text adds to the prompt before it; where an earlier turn is rendered differently once more follows, SpilloverError is raised.
+        """
+        if _MARKS_TURNS.search(self._source()):
+            out = self._ids(conversation, return_assistant_tokens_mask=True)
+            return out["input_ids"], out["assistant_masks"]
+        text = self._text(conversation)
+        out = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        ids, mask = list(out["input_ids"]), [0] * len(out["input_ids"])
+        for first, end in self._spans(conversation, text):
+            spoken = [place for place, (start, stop) in enumerate(out["offset_mapping"]) if stop > first and start < end and stop > start]
+            last = next((place for place in reversed(spoken) if ids[place] in self.control_ids), spoken[-1])
+            for place in range(spoken[0], last + 1):
+                mask[place] = 1
+        return ids, mask
+
+    def refuse_unknown(self, ids: Sequence[int], text: str) -> None:
+        """Raise if the tokenizer had no token for part of the text: what a model never saw, it cannot be asked or taught."""
+        unknown = self.tokenizer.unk_token_id
+        if unknown is not None and unknown in ids:
+            words = sorted({w for w in text.split() if unknown in self.text_ids(w)})
+            raise SpilloverError(
+                f"{list(ids).count(unknown) / len(ids):.0%} of the tokens of {text[:60]!r} are unknown to this model"
+                + (f" (for one, {words[0][:30]!r})" if words else "")
+                + "; use words of its vocabulary"
+            )
+
+    def _spans(self, conversation: Conversation, text: str) -> list[tuple[int, int]]:
+        spans: list[tuple[int, int]] = []
+        for place, turn in enumerate(conversation):
+            if turn.role == "assistant":
+                before, upto = self._text(conversation[:place], generate=True), self._text(conversation[: place + 1])
+                if not (text.startswith(upto) and upto.startswith(before)):
+                    raise SpilloverError(
+                        f"the chat template renders turn {place + 1} differently in a longer conversation, so which tokens to train on is unknown; "
+                        "train on conversations of one reply, or mark the turns in the template ({% generation %})"
+                    )
+                spans.append((len(before), len(upto)))
+        return spans
+
+    def _source(self) -> str:
+        found = self.tokenizer.chat_template
+        if not isinstance(found, str):
+            raise SpilloverError("this tokenizer has no chat template; put a chat_template.jinja beside it")
+        return found
+
+    def _turns(self, conversation: Conversation) -> list[dict[str, str]]:
+        empty = [] if self.system or (conversation and conversation[0].role == "system") else [{"role": "system", "content": ""}]
+        return [*empty, *({"role": turn.role, "content": turn.content} for turn in conversation)]
+
+    def _text(self, conversation: Conversation, *, generate: bool = False) -> str:
+        return str(self._applied(conversation, add_generation_prompt=generate, tokenize=False))
+
+    def _ids(self, conversation: Conversation, **options: Any) -> dict[str, list[int]]:
+        return {name: list(found) for name, found in self._applied(conversation, return_dict=True, **options).items()}
+
+    def _applied(self, conversation: Conversation, **options: Any) -> Any:
+        self._source()
+        try:
+            return self.tokenizer.apply_chat_template(self._turns(conversation), **options)
+        except (jinja2.TemplateError, TypeError, ValueError, KeyError, OverflowError) as error:
+            raise SpilloverError(f"the chat template refuses this conversation: {_first_line(error)}") from None
+
+
+def load(location: str, *, system: bool = True) -> ChatTemplate:
+    """The tokenizer of a model directory, checked against the ids written beside it (`template_check.json`), if any."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(location, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # tokenizers raises no narrower class for a damaged file
+        raise SpilloverError(f"the tokenizer in {location} cannot be read: {_first_line(error)}") from None
+    if not tokenizer.is_fast:
+        raise SpilloverError(f"the tokenizer in {location} has no tokenizer.json; save it with a fast tokenizer")
+    template = ChatTemplate(tokenizer, system=system)
+    check = Path(location) / TEMPLATE_CHECK
+    if check.is_file():
+        _check(template, json.loads(check.read_text()), location)
+    return template
+
+
+def _check(template: ChatTemplate, expected: Any, location: str) -> None:
+    if [template.text_ids(text) for text in expected["texts"]] != expected["ids"]:
+        raise SpilloverError(f"the tokenizer in {location} does not give the ids recorded in {TEMPLATE_CHECK}: another tokenizer was loaded")
+    turns = tuple(Message(role=turn["role"], content=turn["content"]) for turn in expected["messages"])
+    if template.training_ids(turns)[0] != expected["rendered"]:
+        raise SpilloverError(f"the chat template in {location} does not give the ids recorded in {TEMPLATE_CHECK}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
