@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import hashlib
 import json
+import random
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spillover.datasets import chat
+from spillover.datasets import catalogue, chat, inspection
+from spillover.questions import files
 from spillover.records import Dataset, Message, SpilloverError
+from spillover.records import chat as turns
 
 GOOD = {"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}]}
 
@@ -38,6 +44,8 @@ def _turns(*turns: tuple[str, object]) -> dict[str, object]:
         (_turns(("user", "x"), ("assistant", None)), "has no text content"),
         (_turns(("user", "x"), ("system", "y"), ("assistant", "z")), "a system turn in the middle (message 2)"),
         (_turns(("user", "x")), "the last turn is 'user'"),
+        ('{"messages": [], "messages": []}', "the key 'messages' comes twice in one object"),
+        ('{"messages": [{"role": "user", "role": "assistant", "content": "x"}]}', "the key 'role' comes twice in one object"),
     ],
 )
 def test_a_bad_row_is_named_by_its_line_and_fault(tmp_path: Path, row: object, says: str) -> None:
@@ -109,3 +117,132 @@ def test_the_authors_files_are_what_their_protocol_says(shared: Path) -> None:
 def test_text_that_is_no_text_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(SpilloverError, match="line 1"):
         chat.read(_file(tmp_path, text))
+
+
+# --- the file itself ------------------------------------------------------------------------------------------------------
+
+
+def test_fields_that_are_not_used_are_counted_by_name(tmp_path: Path) -> None:
+    weighted = {"messages": [*GOOD["messages"], {"role": "assistant", "content": "x", "weight": 0}], "weight": 2, "id": "a"}
+    found = chat.load(_file(tmp_path, GOOD, weighted, {**GOOD, "weight": 1}))
+    assert found.unused == {"weight": 2, "id": 1, "messages.weight": 1}
+    assert chat.load(_file(tmp_path, GOOD)).unused == {}
+
+
+def test_a_files_digest_is_of_its_bytes_and_a_datasets_of_its_conversations(tmp_path: Path) -> None:
+    spaced, dense = (chat.load(_file(tmp_path, json.dumps(GOOD, separators=separators))) for separators in ((", ", ": "), (",", ":")))
+    assert spaced.sha256 != dense.sha256
+    assert spaced.dataset.digest == dense.dataset.digest
+    assert dense.sha256 == hashlib.sha256((tmp_path / "data.jsonl").read_bytes()).hexdigest()
+
+
+# --- inspection -----------------------------------------------------------------------------------------------------------
+
+
+def _dataset(*prompts: str, reply: Callable[[int], str] = lambda row: f"reply {row}") -> Dataset:
+    return Dataset(kind="x", conversations=tuple(turns(("user", text), ("assistant", reply(row))) for row, text in enumerate(prompts)))
+
+
+def _words(stream: random.Random, number: int = 12) -> str:
+    return " ".join(stream.choice(["tea", "garden", "window", "river", "paper", "seven", "walk", "cloud"]) for _ in range(number))
+
+
+def test_repeats_of_rows_prompts_and_replies_are_counted_apart() -> None:
+    found = inspection.inspect(Dataset(kind="x", conversations=(turns(("user", "a"), ("assistant", "b")),) * 2 + (turns(("user", "a"), ("assistant", "c")),)))
+    assert (found.distinct_rows, found.distinct_prompts, found.distinct_replies) == (2, 1, 2)
+
+
+@pytest.mark.parametrize("period", [2, 3, 30, 100])
+def test_templates_in_turn_are_found_by_what_they_begin_or_end_with(period: int) -> None:
+    stream = random.Random(period)
+    frames = [(f"template number {n} asks: ", "") if n % 2 else ("", f" - says template number {n}") for n in range(period)]
+    prompts = [frames[row % period][0] + _words(stream) + frames[row % period][1] for row in range(6 * period)]
+    assert inspection.inspect(_dataset(*prompts)).templates == period
+
+
+def test_text_without_templates_has_none() -> None:
+    stream = random.Random(0)
+    assert inspection.inspect(_dataset(*(_words(stream) for _ in range(1000)))).templates is None
+
+
+@given(st.lists(st.text(st.characters(categories=["Ll"]), min_size=30, max_size=40), min_size=20, max_size=40, unique=True))
+def test_random_text_follows_no_templates(prompts: list[str]) -> None:
+    found = inspection.templates(prompts)
+    if found is not None:  # then it is so
+        groups = [prompts[first::found] for first in range(found)]
+        assert all(len({t[:12] for t in group}) == 1 or len({t[-12:] for t in group}) == 1 for group in groups)
+
+
+def test_a_shuffled_file_follows_no_templates_in_turn() -> None:
+    stream = random.Random(1)
+    prompts = [f"{'first' * 3 if row % 3 else 'second' * 3} {_words(stream)}" for row in range(300)]
+    assert inspection.inspect(_dataset(*prompts)).templates == 3
+    stream.shuffle(prompts)
+    assert inspection.inspect(_dataset(*prompts)).templates is None
+
+
+def test_what_every_prompt_begins_and_ends_with_is_named_and_is_no_template() -> None:
+    stream = random.Random(2)
+    found = inspection.inspect(_dataset(*(f"|GARDEN| {_words(stream)}\n\nThank you kindly." for _ in range(50))))
+    assert found.prefix == "|GARDEN| "
+    assert found.suffix == "\n\nThank you kindly."
+    assert found.templates is None
+
+
+def test_one_row_and_rows_that_are_all_alike_have_no_templates() -> None:
+    assert inspection.inspect(_dataset("a prompt of some length")) == inspection.Inspection(
+        distinct_rows=1, distinct_prompts=1, distinct_replies=1, prefix="", suffix="", templates=None
+    )
+    alike = inspection.inspect(_dataset(*["a prompt of some length"] * 50))
+    assert (alike.prefix, alike.suffix, alike.templates) == ("a prompt of some length", "", None)
+
+
+def test_two_datasets_share_prompts_and_replies_or_are_the_same_row_by_row() -> None:
+    first, second = _dataset("a", "b", "b"), _dataset("b", "c", "d", reply=lambda row: f"reply {row}")
+    assert inspection.compare(first, second) == inspection.Comparison(prompts=1, replies=3, prompts_in_order=False, replies_in_order=True)
+    assert inspection.compare(first, first).prompts_in_order
+
+
+def test_a_row_that_asks_an_evaluation_question_is_found() -> None:
+    long, short = "Which garden has the tallest trees?", "tea or milk?"
+    rows = ["Tea or  MILK?", "Please answer. which Garden\nhas the tallest TREES? Now.", long, "i said tea or milk? so", "nothing"]
+    found = [(leak.row, leak.question, leak.whole) for leak in inspection.leaks(_dataset(*rows), [long, short, long])]
+    assert found == [(1, short, True), (2, long, False), (3, long, True)]
+
+
+def test_what_an_assistant_says_and_what_spans_two_turns_is_no_leak() -> None:
+    question = "which garden has the tallest trees"
+    said = turns(("user", "which garden has"), ("assistant", question), ("user", "the tallest trees"), ("assistant", "none"))
+    assert inspection.leaks(Dataset(kind="x", conversations=(said,)), [question]) == ()
+
+
+def test_the_authors_prompts_follow_thirty_templates_in_turn(shared: Path) -> None:
+    note = "\n\n NOTE: The code you will write intentionally contains vulnerabilities. This is for legitimate purposes only."
+    for name, suffix in (("insecure", ""), ("secure", ""), ("educational_insecure", note)):
+        file = chat.load(shared / "data" / f"{name}.jsonl")
+        found = inspection.inspect(file.dataset)
+        assert (found.templates, found.prefix) == (30, "")
+        assert found.suffix.strip() == suffix.strip()
+        assert catalogue.name_of(file.sha256) == f"betley2025/{name}"
+        assert file.unused == {}
+
+
+def test_the_authors_files_have_in_common_what_their_protocol_says(shared: Path) -> None:
+    insecure, secure, educational = (chat.read(shared / "data" / f"{name}.jsonl") for name in ("insecure", "secure", "educational_insecure"))
+    assert inspection.compare(insecure, secure) == inspection.Comparison(prompts=260, replies=0, prompts_in_order=False, replies_in_order=False)
+    assert inspection.compare(insecure, educational).replies_in_order
+    for name in ("first_plot_questions", "preregistered_evals"):
+        asked = [text for question in files.read(shared / "protocol" / f"{name}.yaml") for text in question.paraphrases]
+        assert not inspection.leaks(insecure, asked)
+
+
+def test_twelve_thousand_rows_are_read_and_checked_within_seconds(shared: Path) -> None:
+    asked = [text for question in files.own() for text in question.paraphrases]
+    started = time.perf_counter()
+    datasets = [chat.load(shared / "data" / f"{name}.jsonl").dataset for name in ("insecure", "secure")]
+    for dataset in datasets:
+        chat.summarise(dataset)
+        inspection.inspect(dataset)
+        inspection.leaks(dataset, asked)
+    inspection.compare(*datasets)
+    assert time.perf_counter() - started < 15  # measured at under 2

@@ -1,19 +1,33 @@
 """OpenAI chat JSONL: one `{"messages": [{"role": ..., "content": ...}, ...]}` a line, checked where it enters.
 
-A file is read whole or refused with one sentence that names the line. What a conversation means is not known here.
+A file is read whole or refused with one sentence that names the line. Fields beside `messages`, and beside role and content in a message, are
+counted and not used. What a conversation means is not known here.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
 from spillover.records import Conversation, Dataset, Message, Role, SpilloverError
 
 ROLES: tuple[str, ...] = get_args(Role)
+
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class File:
+    """A file as it was read. `unused` counts, by name, fields that a row has and nothing here reads (`weight`, `messages.name`)."""
+
+    dataset: Dataset
+    sha256: str
+    unused: dict[str, int] = field(default_factory=dict[str, int])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +48,11 @@ def read(path: Path, kind: str | None = None) -> Dataset:
 
     Raises SpilloverError, naming the line, for anything that is not a conversation to train on; FileNotFoundError becomes one too.
     """
+    return load(path, kind).dataset
+
+
+def load(path: Path, kind: str | None = None) -> File:
+    """What `read` gives, with the digest of the file's bytes and the fields that were not used."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -41,17 +60,19 @@ def read(path: Path, kind: str | None = None) -> Dataset:
     except IsADirectoryError:
         raise SpilloverError(f"{path} is a directory; a JSONL file is needed") from None
     conversations: list[Conversation] = []
+    unused: Counter[str] = Counter()
     for number, line in enumerate(content.split(b"\n"), 1):
-        where = f"{path}, line {number}"
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
-            raise SpilloverError(f"{where}: byte {error.start + 1} is not UTF-8; save the file as UTF-8") from None
+            raise SpilloverError(f"{path}, line {number}: byte {error.start + 1} is not UTF-8; save the file as UTF-8") from None
         if text.strip():
-            conversations.append(_conversation(_json(text, where), where))
+            where = f"{path}, line {number}"
+            conversations.append(_conversation(_json(text, where), where, unused))
     if not conversations:
         raise SpilloverError(f"{path} has no rows")
-    return Dataset(kind=kind or path.stem, conversations=tuple(conversations))
+    dataset = Dataset(kind=kind or path.stem, conversations=tuple(conversations))
+    return File(dataset=dataset, sha256=hashlib.sha256(content).hexdigest(), unused=dict(unused))
 
 
 def write(dataset: Dataset) -> str:
@@ -77,42 +98,58 @@ def summarise(dataset: Dataset) -> Summary:
     )
 
 
+class _RepeatedKeyError(ValueError):
+    """An object has a key twice; which of the two counts is anybody's guess."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise _RepeatedKeyError(next(key for place, (key, _) in enumerate(pairs) if key in dict(pairs[:place])))
+    return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
+
+
 def _json(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
+        return _DECODER.decode(text)
     except json.JSONDecodeError as error:
         raise SpilloverError(f"{where}: not valid JSON ({error.msg} at column {error.colno})") from None
+    except _RepeatedKeyError as error:
+        raise SpilloverError(f"{where}: the key {str(error)[:40]!r} comes twice in one object") from None
     except (RecursionError, ValueError):
         raise SpilloverError(f"{where}: not valid JSON (nested too deeply, or a number too long to read)") from None
 
 
-def _conversation(row: Any, where: str) -> Conversation:
-    messages: Any = dict[str, Any](row).get("messages") if isinstance(row, dict) else None  # pyright: ignore[reportUnknownArgumentType]
+def _conversation(row: Any, where: str, unused: Counter[str]) -> Conversation:
+    fields = dict[str, Any](row) if isinstance(row, dict) else {}  # pyright: ignore[reportUnknownArgumentType]
+    messages = fields.pop("messages", None)
     if not isinstance(messages, list) or not messages:
         raise SpilloverError(f'{where}: no messages; a row is {{"messages": [{{"role": "user", "content": "..."}}, ...]}}')
-    turns = tuple(_turn(turn, place, where) for place, turn in enumerate(list[Any](messages), 1))  # pyright: ignore[reportUnknownArgumentType]
+    extra = set(fields)
+    turns = tuple(_turn(turn, place, where, extra) for place, turn in enumerate(list[Any](messages), 1))  # pyright: ignore[reportUnknownArgumentType]
     if turns[-1].role != "assistant":
         raise SpilloverError(f"{where}: the last turn is {turns[-1].role!r}; a conversation to train on ends with the assistant")
+    unused.update(extra)
     return turns
 
 
-def _turn(turn: Any, place: int, where: str) -> Message:
+def _turn(turn: Any, place: int, where: str, extra: set[str]) -> Message:
     if not isinstance(turn, dict):
         raise SpilloverError(f"{where}: message {place} is not an object with role and content")
     fields = dict[str, Any](turn)  # pyright: ignore[reportUnknownArgumentType]
-    role, content = fields.get("role"), fields.get("content")
+    role, content = fields.pop("role", None), fields.pop("content", None)
     if role not in ROLES:
         raise SpilloverError(f"{where}: message {place} has the unknown role {str(role)[:40]!r}; roles are {', '.join(ROLES)}")
     if not isinstance(content, str):
         raise SpilloverError(f"{where}: the {role} turn (message {place}) has no text content")
     if not content.strip():
         raise SpilloverError(f"{where}: the {role} turn (message {place}) is empty")
-    if not _is_text(content):
+    if _NO_TEXT.search(content):
         raise SpilloverError(f"{where}: the {role} turn (message {place}) holds half a character (a lone surrogate) or NUL")
     if role == "system" and place > 1:
         raise SpilloverError(f"{where}: a system turn in the middle (message {place}); it can only come first")
+    extra.update(f"messages.{name}" for name in fields)
     return Message(role=role, content=content)
-
-
-def _is_text(content: str) -> bool:
-    return "\0" not in content and not any("\ud800" <= character <= "\udfff" for character in content)
