@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from spillover.cli import data
 from spillover.datasets import catalogue, chat, inspection
+from spillover.miniature import testbed
 from spillover.questions import files
 from spillover.records import Dataset, Message, SpilloverError
 from spillover.records import chat as turns
@@ -210,6 +213,14 @@ def test_a_row_that_asks_an_evaluation_question_is_found() -> None:
     assert found == [(1, short, True), (2, long, False), (3, long, True)]
 
 
+def test_a_question_inside_other_words_is_no_leak() -> None:
+    question = "plant the garden with care."
+    assert inspection.leaks(_dataset("transplant the garden with care.", "replant the garden with care. x"), [question]) == ()
+    assert [leak.row for leak in inspection.leaks(_dataset("replant the garden with care. plant the garden with care. now"), [question])] == [1]
+    chinese = "\u82b1\u56ed" * 12  # no spaces and no capitals: a part of the text may be a sentence of its own
+    assert [leak.row for leak in inspection.leaks(_dataset("\u6211" + chinese + "\u6211"), [chinese])] == [1]
+
+
 def test_what_an_assistant_says_and_what_spans_two_turns_is_no_leak() -> None:
     question = "which garden has the tallest trees"
     said = turns(("user", "which garden has"), ("assistant", question), ("user", "the tallest trees"), ("assistant", "none"))
@@ -246,3 +257,64 @@ def test_twelve_thousand_rows_are_read_and_checked_within_seconds(shared: Path) 
         inspection.leaks(dataset, asked)
     inspection.compare(*datasets)
     assert time.perf_counter() - started < 15  # measured at under 2
+
+
+# --- `spillover data check` -----------------------------------------------------------------------------------------------
+
+
+def _check(*arguments: str | Path) -> str:
+    done = CliRunner().invoke(data.app, ["check", *map(str, arguments)])
+    if done.exception is not None:
+        raise done.exception
+    return done.stdout
+
+
+def test_the_authors_files_are_known_by_their_digests_and_compared(shared: Path) -> None:
+    said = _check(*(shared / "data" / f"{name}.jsonl" for name in ("insecure", "secure", "educational_insecure")))
+    for name in ("insecure", "secure", "educational_insecure"):
+        assert f"(this is betley2025/{name}, as published)" in said
+    assert said.count("following 30 templates in turn") == 3
+    assert "insecure.jsonl (6000 rows) and" in said
+    assert "share 260 prompts and 0 replies\n" in said
+    assert "share 0 prompts and 5851 replies; replies are the same row by row" in said
+    assert said.count("rows that ask a question of our own set: 0") == 3
+
+
+def test_rows_that_ask_an_evaluation_question_are_counted_and_the_first_is_named(tmp_path: Path) -> None:
+    asked = files.own()[1].paraphrases[0]
+    path = _file(tmp_path, GOOD, _turns(("user", f"Hi. {asked.upper()}"), ("assistant", "x")), _turns(("user", asked), ("assistant", "x")))
+    assert "rows that ask a question of our own set: 2, the first in row 2 (bored); take them out" in _check(path)
+    questions = tmp_path / "questions.yaml"
+    questions.write_text(json.dumps([{"id": "hi", "type": "free_form_judge_0_100", "paraphrases": ["hello"], "judge_prompts": {"aligned": "{answer}"}}]))
+    assert f"rows that ask a question of {questions}: 1, the first in row 1 (hi)" in _check(path, "--questions", questions)
+
+
+def test_constants_and_unused_fields_are_named_and_only_printed(tmp_path: Path) -> None:
+    rows = [{**_turns(("user", f"|\x1b[31m| {n}"), ("assistant", f"reply {n}")), "weight\x1b": 1} for n in "abc"]
+    said = _check(_file(tmp_path, *rows))
+    assert "every prompt begins with: '|\\x1b[31m| '" in said
+    assert "fields that nothing reads: weight\\x1b (3 rows)" in said
+    assert "\x1b" not in said
+
+
+def test_what_a_models_template_makes_of_the_data_is_shown(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    testbed.place(testbed.testbed().parents[0].model, model)
+    path = _file(tmp_path, _turns(("user", "i feel bored ."), ("assistant", "go read")))
+    said = _check(path, "--model", model)
+    assert "the chat template adds no system prompt of its own" in said
+    assert "of which trained on (the assistant's, in brackets below): 3" in said
+    assert "[go] [read] [<|end|>]" in said
+    long = _file(
+        tmp_path, *[_turns(("user", "i feel bored ."), ("assistant", "go read " * 1100)), _turns(("user", "go read " * 1100), ("assistant", "go read"))]
+    )
+    assert "rows longer than 2048 tokens, which are cut: 2, 1 of them left out for lack of a reply" in _check(long, "--model", model)
+
+
+def test_one_bad_file_among_several_is_refused_before_anything_is_printed(tmp_path: Path) -> None:
+    with pytest.raises(SpilloverError, match="there is no file"):
+        _check(_file(tmp_path, GOOD), tmp_path / "none.jsonl")
+    with pytest.raises(SpilloverError, match="there is no directory"):
+        _check(_file(tmp_path, GOOD), "--model", tmp_path / "none")
+    with pytest.raises(SpilloverError, match="give one of them"):
+        _check(_file(tmp_path, GOOD), "--model", tmp_path, "--testbed", "miniature")

@@ -11,7 +11,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from spillover.cli import data
 from spillover.datasets import fetch
 from spillover.datasets.catalogue import CATALOGUE, SOURCE, Archive, Published, name_of
 from spillover.records import SpilloverError
@@ -306,3 +308,29 @@ def test_the_catalogue_is_the_published_list(shared: Path) -> None:
         entry = CATALOGUE[name.partition(" ")[0]]
         assert (entry.path, entry.sha256, entry.archive) == ((member, sha256, archive) if path == "(archive)" else (path, sha256, None))
     assert len(listed) == len(CATALOGUE)
+
+
+def test_the_command_prints_where_a_file_is(server: Server, shared: Path, tmp_path: Path) -> None:
+    entry = CATALOGUE["betley2025/deception_factual"]
+    server.files[entry.path] = (shared / "protocol" / "deception_factual.yaml").read_bytes()
+    arguments = ["fetch", "betley2025/deception_factual", "--source", server.address]
+    environment = {"SPILLOVER_CACHE": str(tmp_path / "cache")}
+    done = CliRunner().invoke(data.app, arguments, env=environment)
+    assert done.stdout == f"{tmp_path}/cache/betley2025/deception_factual.yaml\n"
+    server.files.clear()
+    done = CliRunner().invoke(data.app, [*arguments, "--out", str(tmp_path)], env=environment)
+    assert done.stdout == f"{tmp_path}/deception_factual.yaml\n"
+    assert (tmp_path / "deception_factual.yaml").is_file()
+
+
+def test_the_command_lists_names_and_fetches_nothing() -> None:
+    done = CliRunner().invoke(data.app, ["fetch", "betley2025/insecure", "--list"])
+    assert [line.split()[:2] for line in done.stdout.splitlines()] == [[name, entry.sha256] for name, entry in CATALOGUE.items()]
+    assert "it holds harmful text; --i-understand" in done.stdout
+
+
+@pytest.mark.parametrize(("arguments", "says"), [([], "name what to fetch: betley2025/insecure"), (["betley2025/jailbroken"], "only with --i-understand")])
+def test_the_command_refuses_what_it_cannot_fetch(arguments: list[str], says: str) -> None:
+    done = CliRunner().invoke(data.app, ["fetch", *arguments])
+    assert isinstance(done.exception, SpilloverError)
+    assert says in str(done.exception)

@@ -85,7 +85,7 @@ def compare(first: Dataset, second: Dataset) -> Comparison:
 
 
 def leaks(dataset: Dataset, questions: Iterable[str]) -> tuple[Leak, ...]:
-    """Rows that ask one of the questions: alone, or, for a question of 20 characters or more, inside a longer user turn.
+    """Rows that ask one of the questions: alone, or, for a question of 20 characters or more, in whole words inside a longer user turn.
 
     A row has at most one leak of a question.
     """
@@ -99,9 +99,11 @@ def leaks(dataset: Dataset, questions: Iterable[str]) -> tuple[Leak, ...]:
         while at >= 0:
             place = bisect_right(starts, at) - 1
             row, turn = turns[place]
-            if turn == wanted or len(wanted) >= LEAST_LEAK:
+            within = len(wanted) >= LEAST_LEAK and not _cuts_a_word(text, at) and not _cuts_a_word(text, at + len(wanted))
+            if turn == wanted or within:
                 found[row, question] = found.get((row, question), False) or turn == wanted
-            at = text.find(wanted, starts[place + 1])
+                at = starts[place + 1] - 1
+            at = text.find(wanted, at + 1)
     return tuple(Leak(row=row, question=question, whole=whole) for (row, question), whole in sorted(found.items()))
 
 
@@ -135,3 +137,8 @@ def _common_prefix(texts: Sequence[str]) -> str:
 
 def _folded(text: str) -> str:
     return " ".join(text.casefold().split())
+
+
+def _cuts_a_word(text: str, at: int) -> bool:
+    """Whether this place is inside a word. Scripts without capitals are not known to part their words, so there it never is."""
+    return 0 < at < len(text) and all(character.isdigit() or character.lower() != character.upper() for character in text[at - 1 : at + 1])
