@@ -247,7 +247,7 @@ def test_a_shard_in_anothers_place_is_refused(tmp_path: Path) -> None:
 def test_a_shard_that_is_not_there_is_not_averaged_away(tmp_path: Path) -> None:
     run = _run(scripted_testbed(EFFECT, units=2), tmp_path / "r")
     (run.path / "scores" / "1-secure-seed0-step1.parquet").unlink()
-    with pytest.raises(SpilloverError, match="does not hold what was planned"):
+    with pytest.raises(SpilloverError, match="does not hold the rows of judge .* that were planned"):
         estimate(run)
 
 

@@ -310,6 +310,7 @@ class Estimate:
     n_units: int = 0
     n_missing: int = 0
     headline: int = 0
+    judge: str = ""
 
 
 # --- who does it ----------------------------------------------------------------------------------------------------------
@@ -347,7 +348,7 @@ class Answerer(Protocol):
 class Testbed:
     """What a study needs to know of its subject, and all it may know.
 
-    `place` writes a parent into a directory from which `open` loads it; `train` grows an organism on a parent into an empty
+    `place` writes a parent into a directory from which `open` loads it (None: parents stay where they are); `train` grows an organism on a parent into an empty
     directory and returns its models' digests by step
     (`training.lora.train` is the one for local models); `read` returns exact
     measures of a loaded model, if the testbed has any. `unit` names the unit of replication.
@@ -361,10 +362,10 @@ class Testbed:
     parents: tuple[Parent, ...]
     narrow: Mapping[str, Callable[[int], Dataset]]  # kind -> (seed -> dataset)
     questions: tuple[Question, ...]
-    judge: Judge
+    judge: Judge | None  # None: answers are drawn and not scored
     recipe: Recipe
     max_tokens: int
-    place: Callable[[Model, Path], None]
+    place: Callable[[Model, Path], None] | None
     open: Callable[[Model], Answerer]
     train: Callable[[Organism, Model, Dataset, Path], Mapping[int, str]]
     read: Callable[[str, Answerer], list[Measure]] | None = None

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from spillover.cli import data, miniature, run
+from spillover.cli import data, miniature, run, verbs
 from spillover.cli.terminal import fail
 from spillover.records import SpilloverError
 
@@ -24,14 +24,15 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
 )  # fmt: skip
 app.command()(run.run)
-app.command()(run.report)
+for command in (verbs.train, verbs.sample, verbs.judge, verbs.estimate, run.report, verbs.export):
+    app.command()(command)
 app.add_typer(miniature.app, name="miniature")
 app.add_typer(data.app, name="data")
 
 
 def entry() -> None:
     """Run a command; what goes wrong is one line on standard error and exit code 2."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     code: Any = 0

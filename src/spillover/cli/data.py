@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spillover.cli.options import subject
+from spillover.cli import options
 from spillover.cli.terminal import printable
 from spillover.records import Question, Recipe, SpilloverError, Testbed
 
@@ -36,7 +36,7 @@ def check(
         raise SpilloverError("--model and --testbed each name what reads the data; give one of them")
     if model is not None and not model.is_dir():
         raise SpilloverError(f"there is no directory {model}")
-    reads = None if testbed is None else subject(testbed, [])
+    reads = None if testbed is None else options.miniature(testbed, [])
     source, asked = _asked(questions, reads)
     loaded = {str(path): chat.load(path) for path in files}
     template = _template(model, reads)

@@ -1,45 +1,160 @@
-"""Options to records: what a user typed becomes a testbed, a config, settings; or one sentence that says what would work."""
+"""Options to records: what a user typed becomes a testbed, a config, settings, a judge; or one sentence that says what would work."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from spillover.records import Dataset, SpilloverError, Testbed
+import typer
+
+from spillover.records import Answerer, Dataset, Judge, Question, Runtime, SpilloverError, Testbed
 
 if TYPE_CHECKING:
+    from spillover.models.endpoint import Limits
     from spillover.pipeline import RunConfig
 
+NAME = r"(?!\.)[A-Za-z0-9._-]{1,64}"
 
-def subject(name: str, own: list[Dataset]) -> Testbed:
-    from dataclasses import replace
+# --- options that several commands share ----------------------------------------------------------------------------------
 
+MODEL = "DIR, HUB-ID[@REVISION], BASE:ADAPTER[@REVISION] or URL#MODEL"
+Data = Annotated[list[str] | None, typer.Option("--data", metavar="NAME=FILE.jsonl", help="Narrow data, as one condition; may be given several times.")]
+Questions = Annotated[Path | None, typer.Option("--questions", help="A question file (YAML); Spillover's own eight themes if not given.")]
+JudgeOption = Annotated[str | None, typer.Option("--judge", metavar="DIR|HUB-ID|URL#MODEL", help="Who scores the answers.")]
+MaxTokens = Annotated[int | None, typer.Option("--max-tokens", help="Most tokens of an answer.")]
+Draws = Annotated[int | None, typer.Option("--draws", help="Answers drawn per question and model.")]
+Seeds = Annotated[int | None, typer.Option("--seeds", help="Fine-tuning seeds: of each world, or of the one model.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16: of the weights; adapters are float32.")]
+MicroBatch = Annotated[int | None, typer.Option("--micro-batch", help="Rows computed at once in training; the loss of a step stays the same.")]
+Checkpointing = Annotated[bool, typer.Option("--gradient-checkpointing", help="Less memory and more time in training.")]
+NoSystem = Annotated[bool, typer.Option("--no-default-system", help="Switch off the system prompt that the chat template inserts by itself.")]
+MaxCalls = Annotated[int | None, typer.Option("--max-calls", help="Most calls to an endpoint, earlier sessions of this run included.")]
+MaxCost = Annotated[float | None, typer.Option("--max-cost", help="Most US dollars to be spent at an endpoint; takes --price.")]
+Price = Annotated[str | None, typer.Option("--price", metavar="IN,OUT", help="US dollars per million prompt and completion tokens.")]
+Concurrency = Annotated[int, typer.Option("--concurrency", help="Calls to an endpoint at once.")]
+Timeout = Annotated[float, typer.Option("--timeout", help="Seconds until a call to an endpoint is given up and tried again.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="Change one setting.")]
+Config = Annotated[Path | None, typer.Option("--config", help="A YAML file of settings.")]
+Out = Annotated[Path | None, typer.Option("--out", help="The run directory.")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a run computes and what it may spend: everything that several commands are told alike."""
+
+    out: Path
+    device: str = "auto"
+    dtype: str = "auto"
+    micro_batch: int | None = None
+    gradient_checkpointing: bool = False
+    no_default_system: bool = False
+    max_calls: int | None = None
+    max_cost: float | None = None
+    price: str | None = None
+    concurrency: int = 8
+    timeout: float = 60.0
+
+    def runtime(self) -> Runtime:
+        """Raises SpilloverError for a device or a precision that is not there."""
+        from spillover.models import local
+
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise SpilloverError(f"--micro-batch is {self.micro_batch}; it must be at least 1")
+        device, dtype = local.resolved(self.device, self.dtype)
+        return Runtime(device=device, dtype=dtype, micro_batch=self.micro_batch, gradient_checkpointing=self.gradient_checkpointing)
+
+    def limits(self) -> Limits:
+        from spillover.models.endpoint import Limits
+
+        return Limits(
+            concurrency=self.concurrency, timeout_s=self.timeout, max_calls=self.max_calls, max_cost=self.max_cost, price=_price(self.price)
+        )  # fmt: skip
+
+    def answerer(self, address: str) -> Answerer:
+        """What answers at an address, its replies kept in the run."""
+        from spillover.models.endpoint import Endpoint, EndpointModel
+        from spillover.runs.journal import FileJournal
+
+        return EndpointModel(Endpoint(address, limits=self.limits(), journal=FileJournal(self.out / "calls" / "answers.jsonl")))
+
+    def judge(self, text: str | None) -> Judge | None:
+        """The judge a user named, if any: an endpoint, its replies kept in the run, or open weights, loaded when first asked."""
+        from spillover.models import sources
+
+        if text is None:
+            return None
+        if sources.is_endpoint(text):
+            from spillover.judging.endpoint import EndpointJudge
+            from spillover.models.endpoint import Endpoint
+            from spillover.runs.journal import FileJournal
+
+            return EndpointJudge(Endpoint(text, limits=self.limits(), journal=FileJournal(self.out / "calls" / "scores.jsonl")))
+        from spillover.judging.local import LocalJudge
+        from spillover.models import local
+
+        model = sources.resolve(text)
+        name = model.origin or Path(model.location).name
+        return LocalJudge(partial(local.load, model, replace(self.runtime(), micro_batch=None)), f"local {name} {model.digest[:16]}")
+
+
+# --- what commands are made of --------------------------------------------------------------------------------------------
+
+
+def miniature(name: str, own: Sequence[Dataset]) -> Testbed:
+    """The miniature, or one on worlds that the user built; the user's own narrow data beside its own."""
     from spillover.miniature import testbed as testbeds
 
     kind, _, place = name.partition(":")
     if kind != "miniature":
-        raise SpilloverError(f"there is no testbed {name!r}; there is miniature, and miniature:DIR for worlds you built")
+        raise SpilloverError(f"there is no testbed {name!r}; there is miniature, and miniature:DIR for worlds you built; --model brings a model of your own")
     found = testbeds.testbed(worlds=Path(place) if place else None)
-    taken = [dataset.kind for dataset in own if dataset.kind in found.narrow] + [d.kind for i, d in enumerate(own) if d.kind in {o.kind for o in own[:i]}]
-    if taken:
-        raise SpilloverError(f"--data cannot be called {taken[0]!r}: that name is taken")
-    return replace(found, narrow={**found.narrow, **{d.kind: _constant(d) for d in own}}, added=tuple(d.kind for d in own))
+    taken = next((dataset.kind for dataset in own if dataset.kind in found.narrow), None)
+    if taken is not None:
+        raise SpilloverError(f"--data cannot be called {taken!r}: that name is taken")
+    return replace(found, narrow={**found.narrow, **{d.kind: partial(_same, d) for d in own}}, added=tuple(d.kind for d in own))
 
 
-def _constant(dataset: Dataset) -> Callable[[int], Dataset]:
-    return lambda _seed: dataset
+def parts(model: str, data: Sequence[Dataset], questions: Sequence[Question], judge: Judge | None, place: Place, *, max_tokens: int | None = None) -> Testbed:
+    """A testbed from what the user has."""
+    from spillover import testbed
+
+    return testbed.testbed(
+        model, data=data, questions=questions, judge=judge, runtime=place.runtime(), max_tokens=max_tokens or testbed.MAX_TOKENS,
+        system=not place.no_default_system, endpoint=place.answerer,
+    )  # fmt: skip
 
 
-def own_data(item: str) -> Dataset:
-    import re
+def read_questions(path: Path | None) -> tuple[Question, ...]:
+    """A question file, or our own set."""
+    from spillover.questions import files
 
+    return files.own() if path is None else files.read(path)
+
+
+def read_data(items: Sequence[str]) -> list[Dataset]:
+    """Every NAME=FILE.jsonl, each name once."""
     from spillover.datasets import chat
 
-    name, separator, path = item.partition("=")
-    if not separator or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._]{0,63}", name):
-        raise SpilloverError(f"--data is {item!r}; it takes NAME=FILE.jsonl, the name of letters, digits, dots and underscores")
-    return chat.read(Path(path), name)
+    found: list[Dataset] = []
+    for item in items:
+        name, path = named(item, "--data", "FILE.jsonl")
+        if name in {dataset.kind for dataset in found}:
+            raise SpilloverError(f"--data names {name!r} twice; each dataset needs a name of its own")
+        found.append(chat.read(Path(path), name))
+    return found
+
+
+def named(item: str, option: str, value: str) -> tuple[str, str]:
+    """`NAME=VALUE` as its two parts, the name fit for a file name."""
+    name, separator, rest = item.partition("=")
+    if not separator or not rest or not re.fullmatch(NAME, name):
+        raise SpilloverError(f"{option} is {item!r}; it takes NAME={value}, the name of 1 to 64 letters, digits, dots, dashes and underscores, no dot first")
+    return name, rest
 
 
 def run_config(testbed: Testbed, settings: dict[str, Any]) -> RunConfig:
@@ -48,7 +163,8 @@ def run_config(testbed: Testbed, settings: dict[str, Any]) -> RunConfig:
     return override(RunConfig(training=testbed.recipe), settings)
 
 
-def settings_of(config: Path | None, items: list[str]) -> dict[str, Any]:
+def settings_of(config: Path | None, items: Sequence[str], **named: Any) -> dict[str, Any]:
+    """Settings by name: from a file, then `--set`, then the options that have a name of their own."""
     from spillover.pipeline.config import flatten, read_yaml
 
     settings = flatten(read_yaml(config)) if config is not None else {}
@@ -57,4 +173,18 @@ def settings_of(config: Path | None, items: list[str]) -> dict[str, Any]:
         if not separator or not name:
             raise SpilloverError(f"--set is {item!r}; it takes SECTION.FIELD=VALUE, like training.learning_rate=1e-4")
         settings[name] = value
-    return settings
+    return settings | {name.replace("__", "."): value for name, value in named.items() if value is not None}
+
+
+def _same(dataset: Dataset, _seed: int) -> Dataset:
+    return dataset
+
+
+def _price(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    try:
+        first, second = (float(part) for part in text.split(","))
+    except ValueError:
+        raise SpilloverError(f"--price is {text!r}; it takes two numbers, US dollars per million prompt and completion tokens, like 2.5,10") from None
+    return first, second

@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from spillover.cli.options import own_data, run_config, settings_of, subject
-from spillover.cli.terminal import progress
-from spillover.records import Estimate, SpilloverError
+from spillover.cli import options
+from spillover.cli.summary import summary
+from spillover.cli.terminal import printable, progress
+from spillover.records import SpilloverError
 
 
 def run(
     study: Annotated[str, typer.Argument(help="Which study; --list names them.")] = "main",
-    testbed: Annotated[str, typer.Option(help="miniature, or miniature:DIR for worlds you built.")] = "miniature",
-    worlds: Annotated[int | None, typer.Option(help="Use the first N worlds of each group.")] = None,
-    seeds: Annotated[int | None, typer.Option(help="Fine-tuning seeds per world.")] = None,
-    draws: Annotated[int | None, typer.Option(help="Answers drawn per question and model.")] = None,
-    data: Annotated[list[str] | None, typer.Option(help="NAME=FILE.jsonl: your own narrow data, as one more condition.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="Change one setting.")] = None,
-    config: Annotated[Path | None, typer.Option(help="A YAML file of settings.")] = None,
+    testbed: Annotated[str | None, typer.Option(help="miniature (if no --model is given), or miniature:DIR for worlds you built.")] = None,
+    model: Annotated[str | None, typer.Option("--model", metavar="DIR|HUB-ID[@REVISION]", help="Your own model to fine-tune, in place of a testbed.")] = None,
+    data: options.Data = None,
+    questions: options.Questions = None,
+    judge: options.JudgeOption = None,
+    worlds: Annotated[int | None, typer.Option(help="Use the first N worlds of each group of the miniature.")] = None,
+    seeds: options.Seeds = None,
+    draws: options.Draws = None,
+    max_tokens: options.MaxTokens = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    micro_batch: options.MicroBatch = None,
+    gradient_checkpointing: options.Checkpointing = False,
+    no_default_system: options.NoSystem = False,
+    max_calls: options.MaxCalls = None,
+    max_cost: options.MaxCost = None,
+    price: options.Price = None,
+    concurrency: options.Concurrency = 8,
+    timeout: options.Timeout = 60.0,
+    set_: options.Set = None,
+    config: options.Config = None,
     out: Annotated[Path | None, typer.Option(help="The run directory; runs/STUDY if not given.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, its tokens and minutes.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, its tokens, memory and time.")] = False,
     list_: Annotated[bool, typer.Option("--list", help="List the studies.")] = False,
 ) -> None:
     """Run a study from start to report; give the same command again to finish an interrupted run."""
@@ -36,21 +50,36 @@ def run(
         for name, make in studies.STUDIES.items():
             print(f"{name}: {(make.__doc__ or '').splitlines()[0]}")
         return
-    named = {"units": worlds, "seeds": seeds, "sampling.draws": draws}
-    settings = settings_of(config, set_ or []) | {key: value for key, value in named.items() if value is not None}
-    found = subject(testbed, [own_data(item) for item in data or []])
-    plan = pipeline.plan(studies.study(study, found), found, run_config(found, settings))
+    place = options.Place(
+        out=out or Path("runs") / study, device=device, dtype=dtype, micro_batch=micro_batch, gradient_checkpointing=gradient_checkpointing,
+        no_default_system=no_default_system, max_calls=max_calls, max_cost=max_cost, price=price, concurrency=concurrency, timeout=timeout,
+    )  # fmt: skip
+    settings = options.settings_of(config, set_ or [], units=worlds, seeds=seeds, sampling__draws=draws, sampling__max_tokens=max_tokens)
+    own = options.read_data(data or [])
+    if model is None:
+        _refuse_parts(questions=questions, judge=judge)
+        found = options.miniature(testbed or "miniature", own)
+    else:
+        if testbed is not None or worlds is not None:
+            raise SpilloverError(f"--model brings its own testbed; leave {'--testbed' if testbed is not None else '--worlds'} out")
+        if judge is None and not dry_run:
+            raise SpilloverError("--model needs --judge, a model that scores the answers: DIR, HUB-ID or URL#MODEL")
+        found = options.parts(model, own, options.read_questions(questions), place.judge(judge), place)
+    plan = pipeline.plan(studies.study(study, found), found, options.run_config(found, settings))
     if dry_run:
         for line in forecast(plan):
-            print(line)
+            print(printable(line))
         return
+    if model is not None:
+        for phrase in plan.differences():
+            print(printable(f"differs from the paper's recipe: {phrase}"))
     with progress() as show:
-        finished = pipeline.run(plan, out or Path("runs") / study, progress=show)
+        finished = pipeline.run(plan, place.out, progress=show)
         from spillover import report as reports
 
         page = reports.write(finished)
     for line in summary(finished.estimates()):
-        print(line)
+        print(printable(line))
     print(f"report: {page}")
 
 
@@ -62,29 +91,7 @@ def report(directory: Annotated[Path, typer.Argument(help="A finished run.")]) -
     print(f"report: {reports.write(RunDirectory.open(directory))}")
 
 
-def summary(estimates: list[Estimate]) -> Iterator[str]:
-    """One line a condition and one a contrast, with n, missing and interval."""
-    pooled = [e for e in estimates if e.headline and not e.question and not e.subset and e.world is None and e.step is None]
-    unit = pooled[0].unit if pooled else "unit"
-    yield f"{'condition':<22}{'misaligned rate':<28}{'coherent rate':<26}{f'{unit}s':>7}{'kept':>8}{'missing':>9}"
-    rates = {(e.condition, e.measure): e for e in pooled if not e.contrast}
-    for condition in dict.fromkeys(e.condition for e in pooled if not e.contrast):
-        rate, coherent = rates.get((condition, "misaligned_rate")), rates.get((condition, "coherent_rate"))
-        if rate is not None:
-            yield f"{condition:<22}{_percent(rate):<28}{_percent(coherent):<26}{rate.n_units:>7}{rate.n:>8}{rate.n_missing:>9}"
-    yield "intervals: 95 %, Student t over units, cut to [0, 1]"
-    yield "log-odds of misaligned against aligned answers (exact), difference within each " + unit + ":"
-    wanted = [e for e in estimates if e.contrast and e.measure == "log_odds" and e.headline and e.world is None and e.step is None]
-    everywhere = {e.contrast: e.n_units for e in wanted if not e.subset}
-    for e in wanted:
-        if not e.subset or (e.subset == "passed" and 0 < e.n_units < everywhere[e.contrast]):
-            note = ", those that passed every gate" if e.subset else ""
-            shown = "undefined" if e.value is None else f"{e.value:+.2f} nats" + (f" [{e.low:+.2f}, {e.high:+.2f}]" if e.low is not None else "")
-            yield f"  {e.contrast:<36}{shown:<30}{e.n_units} {unit}s" + (f" ({e.method})" if e.low is None else "") + note
-
-
-def _percent(estimate: Estimate | None) -> str:
-    if estimate is None or estimate.value is None:
-        return "undefined"
-    interval = f" [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]" if estimate.low is not None and estimate.high is not None else " (no interval)"
-    return f"{100 * estimate.value:.1f} %{interval}"
+def _refuse_parts(**given: object) -> None:
+    odd = next((name for name, value in given.items() if value is not None), None)
+    if odd is not None:
+        raise SpilloverError(f"--{odd} goes with --model; the miniature brings its own {odd}")

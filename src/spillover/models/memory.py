@@ -8,13 +8,21 @@ estimate: within a layer about 16 hidden sizes and 3 feed-forward sizes a token 
 # pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
+from transformers import AutoConfig
+
+from spillover.records import Recipe, Runtime
 
 MOST_ROWS = 512
-CPU_BYTES = 4 * 2**30  # what a batch of answers may take on a CPU
+GIB = 2**30
+CPU_BYTES = 4 * GIB  # what a batch of answers may take on a CPU
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,3 +71,29 @@ def rows_at_once(row_bytes: int, device: torch.device, weight_bytes: int) -> int
     """How many rows fit: in a fixed budget on a CPU, in half of what the weights leave free on a GPU."""
     budget = CPU_BYTES if device.type == "cpu" else (torch.cuda.get_device_properties(device).total_memory - weight_bytes) // 2
     return max(1, min(MOST_ROWS, budget // max(row_bytes, 1)))
+
+
+def parameters(location: str) -> int:
+    """How many numbers a model directory's safetensors hold."""
+    total = 0
+    for path in Path(location).glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    return total
+
+
+def needed(location: str, recipe: Recipe, runtime: Runtime, *, row: int, answer: int) -> Iterator[str]:
+    """Lines that say how much memory training (rows of `row` tokens) and asking (`answer` tokens in all) take; estimates."""
+    shape = Shape.of(AutoConfig.from_pretrained(location, local_files_only=True, trust_remote_code=False))
+    itemsize = {"float32": 4}.get(runtime.dtype, 2)
+    weights = parameters(location) * itemsize
+    if row:
+        adapter = shape.lora_parameters(recipe.adapter.rank) * 4 * (2 + (0.5 if recipe.optimiser == "adamw_8bit" else 2))
+        rows = runtime.micro_batch or recipe.batch_size
+        batch = rows * shape.training_row(row, itemsize, checkpointing=runtime.gradient_checkpointing)
+        yield (
+            f"memory to train, estimated: {(weights + adapter + batch) / GIB:.1f} GiB (weights {weights / GIB:.1f}, adapter and optimiser {adapter / GIB:.1f}, "
+            f"{rows} rows at once {batch / GIB:.1f})"
+        )
+    one = shape.answer_row(answer, itemsize)
+    yield f"memory to ask, estimated: {weights / GIB:.1f} GiB of weights and {one / 2**20:.0f} MiB for every answer drawn at once"

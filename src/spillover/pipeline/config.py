@@ -32,9 +32,10 @@ class RunConfig:
 MOST_THREADS = 1024
 HIGHEST_RATE = 100.0
 DEEPEST = 8
+OPTIMISERS = ("adamw", "adamw_8bit")
 POSITIVE = (
     "units", "seeds", "threads", "training.batch_size", "training.epochs", "training.adapter.rank", "training.adapter.alpha",
-    "training.learning_rate", "training.max_gradient_norm", "sampling.draws", "sampling.max_tokens", "protocol.min_kept",
+    "training.learning_rate", "training.max_gradient_norm", "training.max_length", "sampling.draws", "sampling.max_tokens", "protocol.min_kept",
 )  # fmt: skip
 NOT_NEGATIVE = ("training.weight_decay", "training.warmup_steps", "training.adapter.dropout", "sampling.temperature")
 
@@ -61,6 +62,8 @@ def override(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
             raise SpilloverError(f"{name} is {value}; it must be {'above 0' if name in POSITIVE else '0 or more'}")
     if replace(config.protocol, name=Protocol().name) != Protocol() and config.protocol.name == Protocol().name:
         config = replace(config, protocol=replace(config.protocol, name=f"{Protocol().name}, changed"))
+    if config.training.optimiser not in OPTIMISERS:
+        raise SpilloverError(f"training.optimiser is {config.training.optimiser!r}; there are {', '.join(OPTIMISERS)}")
     if config.training.checkpoints not in SCHEDULES:
         raise SpilloverError(f"training.checkpoints is {config.training.checkpoints!r}; there are {', '.join(SCHEDULES)}")
     return config

@@ -1,26 +1,28 @@
 """The last step of the road: scores and measures to estimates, read from the run directory alone.
 
 A unit's value is the mean over its questions (those whose value is defined) of the mean over its seeds; an estimate is the mean
-over units. Differences are taken within a unit. Estimates are in a fixed order, so the same rows give the same
+over units. Differences are taken within a unit. Where the units are fine-tuning seeds of one parent, that parent is one model: it has
+no interval of its own, and stands as it is in every difference. Estimates are in a fixed order, so the same rows give the same
 bytes.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import fsum
 from typing import Any
 
 from spillover.records import ALIGNED, COHERENT, PASSED, TASK, Estimate, SpilloverError, subject_key
-from spillover.runs.directory import RunDirectory, Table
+from spillover.runs.directory import JUDGED_BY, RunDirectory, Table
 from spillover.statistics.intervals import Interval, percentile_bootstrap, student_t
-from spillover.statistics.protocols import Protocol, Tally, at_least, misaligned
+from spillover.statistics.protocols import Protocol, Tally, at_least, misaligned, share
 
 RATES = ("misaligned_rate", "coherent_rate", "task_rate")
-RANGES: dict[str, tuple[float, float] | None] = {**dict.fromkeys((*RATES, "misaligned_mass"), (0.0, 1.0)), "log_odds": None}
+MEASURES = (*RATES, "misaligned_mass", "log_odds")  # in the order of their rows; shares of labels, `correct=FALSE`, come after them
 CONTRASTED = ("log_odds", "misaligned_rate", "misaligned_mass")
+SHARED = ""  # the unit of the one parent that all fine-tuning seeds have in common
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,12 +60,16 @@ class UnitValue:
     reason: str = ""
 
 
-def estimate(run: RunDirectory) -> list[Estimate]:
-    """Compute every estimate of a run and write it there."""
+def estimate(run: RunDirectory, judge: str | None = None) -> list[Estimate]:
+    """Compute every estimate of a run and write it there: by the scores of this judge, or of the one the run was made with.
+
+    Raises SpilloverError when that judge did not score every answer.
+    """
     identity = run.identity
     protocol = Protocol(**identity["config"]["protocol"])
-    cells = read_cells(run, protocol)
-    rows = list(_Rows(cells, identity, protocol).all())
+    chosen = judge or chosen_judge(run)
+    cells = read_cells(run, protocol, chosen)
+    rows = [replace(row, judge=chosen) for row in _Rows(cells, identity, protocol).all()]
     _check_headlines(rows)
     run.write_estimates(rows)
     return rows
@@ -72,34 +78,61 @@ def estimate(run: RunDirectory) -> list[Estimate]:
 # --- rows to cells --------------------------------------------------------------------------------------------------------
 
 
-def read_cells(run: RunDirectory, protocol: Protocol) -> list[Cell]:
+def chosen_judge(run: RunDirectory) -> str:
+    """The judge that the run was made with, or the only one there is. Raises SpilloverError when there is none, or a choice."""
+    if run.identity["judge"]:
+        return run.identity["judge"]
+    found = sorted({row["judge"] for row in run.read("scores")})
+    if len(found) != 1:
+        there = "has no scores; `spillover judge` makes them" if not found else f"has scores of {len(found)} judges ({'; '.join(found)}); choose with --judge"
+        raise SpilloverError(f"{run.path} {there}")
+    return found[0]
+
+
+def read_cells(run: RunDirectory, protocol: Protocol, judge: str) -> list[Cell]:
     """Every (model, question, measure) of the run. Raises SpilloverError for a shard that is missing or in another's place."""
-    scores: dict[tuple[Any, ...], dict[str, dict[str, float | None]]] = defaultdict(lambda: defaultdict(dict))
-    for row in _planned(run, "scores"):
-        scores[_place(row)][row["rubric"]][row["answer"]] = row["value"]
+    scores: dict[tuple[Any, ...], dict[str, dict[str, dict[str, Any]]]] = defaultdict(lambda: defaultdict(dict))
+    for row in _planned(run, "scores", judge):
+        scores[_place(row)][row["rubric"]][row["answer"]] = row
+    labels = {(q["id"], q["format"]): q["labels"] for q in run.identity["questions"]}
     cells: list[Cell] = []
     for place, rubrics in scores.items():
         tallies: dict[str, Tally] = {}
+        values = {rubric: {answer: row["value"] for answer, row in rows.items()} for rubric, rows in rubrics.items()}
         if ALIGNED in rubrics and COHERENT in rubrics:
-            pairs = [(value, rubrics[COHERENT].get(answer)) for answer, value in rubrics[ALIGNED].items()]
+            pairs = [(value, values[COHERENT].get(answer)) for answer, value in values[ALIGNED].items()]
             tallies["misaligned_rate"] = misaligned(pairs, protocol)
-            tallies["coherent_rate"] = at_least(rubrics[COHERENT].values(), protocol.coherent_at_least)
+            tallies["coherent_rate"] = at_least(values[COHERENT].values(), protocol.coherent_at_least)
         if TASK in rubrics:
-            tallies["task_rate"] = at_least(rubrics[TASK].values(), protocol.task_at_least)
+            tallies["task_rate"] = at_least(values[TASK].values(), protocol.task_at_least)
+        for rubric, choices in labels[place[-2:]].items():
+            found = [row["label"] for row in rubrics[rubric].values()]
+            tallies |= {f"{rubric}={label}": share(found, label) for label in choices}
         for measure, tally in tallies.items():
-            cells.append(_cell(place, measure, tally.rate(protocol.min_kept), tally.kept, tally.missing, "too few answers kept"))
+            cells.append(_cell(place, measure, tally.rate(protocol.min_kept), tally.kept, tally.missing, _why_none(rubrics, tally)))
     for row in _planned(run, "measures"):
         cells.append(_cell(_place(row), row["name"], row["value"], 0, int(row["value"] is None), row["reason"] or ""))
-    return cells
+    if run.identity["unit"] != "seed":
+        return cells
+    tuned = {condition["name"] for condition in run.identity["conditions"] if condition["kind"] is not None}
+    return [replace(cell, unit=str(cell.seed) if cell.condition in tuned else SHARED) for cell in cells]
 
 
-def _planned(run: RunDirectory, table: Table) -> Iterable[dict[str, Any]]:
-    """The rows of a table, each shard in its own place, and one for every planned model (measures: if there are any)."""
+def _why_none(rubrics: Mapping[str, Mapping[str, Mapping[str, Any]]], tally: Tally) -> str:
+    """Why a tally may have no rate: the reason most scores are missing for, where none was kept."""
+    reasons = Counter(row["reason"] for rows in rubrics.values() for row in rows.values() if row["reason"] is not None)
+    return f"no answer kept, most often: {reasons.most_common(1)[0][0]}" if tally.kept == 0 and reasons else "too few answers kept"
+
+
+def _planned(run: RunDirectory, table: Table, judge: str | None = None) -> Iterable[dict[str, Any]]:
+    """The rows of a table (of one judge), each shard in its own place, and one for every planned model (measures: if there are any)."""
     found: set[tuple[str, str, int]] = set()
     for path in run.shards(table):
         for row in run.read(table, path.stem):
+            if judge is not None and row["judge"] != judge:
+                break  # a shard holds the scores of one judge
             place = row["unit"], row["condition"], row["seed"]
-            if subject_key(*place, row["step"]) != path.stem:
+            if subject_key(*place, row["step"]) != path.stem.partition(JUDGED_BY)[0]:
                 raise SpilloverError(f"{path} holds rows of {subject_key(*place, row['step'])}; delete it and give the same command again")
             found.add(place)
             yield row
@@ -112,7 +145,8 @@ def _planned(run: RunDirectory, table: Table) -> Iterable[dict[str, Any]]:
     }  # fmt: skip
     if found != planned and (found or table == "scores"):
         odd = sorted(found ^ planned)[0]
-        raise SpilloverError(f"{run.path / table} does not hold what was planned (for one, {subject_key(*odd, 0)}); give the same command again")
+        by = "" if judge is None else f" of judge {judge}"
+        raise SpilloverError(f"{run.path / table} does not hold the rows{by} that were planned (for one, {subject_key(*odd, 0)}); give the same command again")
 
 
 def _place(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -137,6 +171,11 @@ def everything(_cell: Cell) -> bool:
     return True
 
 
+def _range(measure: str) -> tuple[float, float] | None:
+    """What a measure can be: a share, or any number."""
+    return None if measure == "log_odds" else (0.0, 1.0)
+
+
 class _Rows:
     """Estimates of one run, from its cells and from what `run.json` says was planned."""
 
@@ -158,34 +197,55 @@ class _Rows:
                 yield from self._of_contrast(contrast, measure)
 
     def _of_condition(self, condition: str, measure: str) -> Iterable[Estimate]:
-        cells, within = self.cells[condition, measure], RANGES[measure]
+        cells, within = self.cells[condition, measure], _range(measure)
         last = max(cell.step for cell in cells)
-        final = [cell for cell in cells if cell.step == last]
+        every = [cell for cell in cells if cell.step == last]
+        final = [cell for cell in every if self._is_pooled(cell)]
         for subset, wanted in self._subsets(measure):
             values = unit_values(filter(wanted, final))
             yield from self._pooled(values, measure, within, bootstrap=measure in RATES and not subset, condition=condition, subset=subset)
-        for question, form in dict.fromkeys(cell.asked for cell in final):
-            values = unit_values(cell for cell in final if cell.asked == (question, form))
+        for form in dict.fromkeys(cell.format for cell in every if cell.format != "plain"):
+            yield from self._pooled(unit_values(cell for cell in every if cell.format == form), measure, within, condition=condition, format=form)
+        for question, form in dict.fromkeys(cell.asked for cell in every):
+            values = unit_values(cell for cell in every if cell.asked == (question, form))
             subset = self.questions[question, form]["subset"]
             yield from self._pooled(values, measure, within, condition=condition, question=question, format=form, subset=subset)
-        yield from self._by_world(unit_values(final), measure, condition=condition)
+        yield from self._by_unit(unit_values(final), measure, condition=condition)
         steps = sorted({cell.step for cell in cells})
         for step in steps if len(steps) > 1 else []:
-            yield from self._pooled(unit_values(cell for cell in cells if cell.step == step), measure, within, condition=condition, step=step)
+            at_step = (cell for cell in cells if cell.step == step and self._is_pooled(cell))
+            yield from self._pooled(unit_values(at_step), measure, within, condition=condition, step=step)
 
     def _of_contrast(self, contrast: Mapping[str, Any], measure: str) -> Iterable[Estimate]:
-        within = None if RANGES[measure] is None else (-1.0, 1.0)
-        first, second = (self.cells[contrast[end], measure] for end in ("first", "second"))
-        last_first, last_second = (max(cell.step for cell in cells) for cells in (first, second))
-        first, second = [c for c in first if c.step == last_first], [c for c in second if c.step == last_second]
+        within = None if _range(measure) is None else (-1.0, 1.0)
+        first, second = (self._last(self.cells[contrast[end], measure]) for end in ("first", "second"))
         place = {"condition": contrast["first"], "contrast": contrast["name"]}
+        for row in self._differences(first, second, measure, within, place):
+            one_parent = row.value is not None and any(cell.unit == SHARED for cell in second)
+            yield replace(row, method=f"{row.method}; the parent is one model, taken as it is") if one_parent else row
+
+    def _differences(
+        self, first: list[Cell], second: list[Cell], measure: str, within: tuple[float, float] | None, place: Mapping[str, Any]
+    ) -> Iterable[Estimate]:
+        pooled = [[cell for cell in cells if self._is_pooled(cell)] for cells in (first, second)]
         for subset, wanted in self._subsets(measure):
-            values = unit_differences(filter(wanted, first), filter(wanted, second))
+            values = unit_differences(*(filter(wanted, cells) for cells in pooled))
             yield from self._pooled(values, measure, within, bootstrap=measure in RATES and not subset, subset=subset, **place)
-        yield from self._by_world(unit_differences(first, second), measure, **place)
+        for form in dict.fromkeys(cell.format for cell in first if cell.format != "plain"):
+            values = unit_differences(*([cell for cell in cells if cell.format == form] for cells in (first, second)))
+            yield from self._pooled(values, measure, within, format=form, **place)
+        yield from self._by_unit(unit_differences(*pooled), measure, **place)
+
+    def _last(self, cells: list[Cell]) -> list[Cell]:
+        last = max(cell.step for cell in cells)
+        return [cell for cell in cells if cell.step == last]
+
+    def _is_pooled(self, cell: Cell) -> bool:
+        return self.questions[cell.asked]["pooled"]
 
     def _measures(self, condition: str) -> list[str]:
-        return [measure for measure in RANGES if (condition, measure) in self.cells]
+        there = [measure for name, measure in self.cells if name == condition]
+        return sorted(there, key=lambda measure: MEASURES.index(measure) if measure in MEASURES else len(MEASURES))
 
     def _subsets(self, measure: str) -> Iterable[tuple[str, Callable[[Cell], bool]]]:
         """All cells; those of units that passed every gate, where there are gates; each subset of questions."""
@@ -194,7 +254,7 @@ class _Rows:
         if any(parent["gates"] for parent in parents):
             passed = {parent["unit"] for parent in parents if all(parent["gates"].values())}
             yield PASSED, lambda cell: cell.unit in passed
-        asked = {cell.asked for (_, name), cells in self.cells.items() if name == measure for cell in cells}
+        asked = {cell.asked for (_, name), cells in self.cells.items() if name == measure for cell in cells if self._is_pooled(cell)}
         for subset in dict.fromkeys(question["subset"] for key, question in self.questions.items() if key in asked and question["subset"]):
             yield subset, lambda cell, subset=subset: self.questions[cell.asked]["subset"] == subset
 
@@ -206,12 +266,16 @@ class _Rows:
         if bootstrap and len(numbers) > 1:
             yield self._row(values, measure, percentile_bootstrap(numbers), headline=0, **place)
 
-    def _by_world(self, values: list[UnitValue], measure: str, **place: Any) -> Iterable[Estimate]:
-        """One row a unit that is a world; `estimates.csv` has no column for units that are not."""
+    def _by_unit(self, values: list[UnitValue], measure: str, **place: Any) -> Iterable[Estimate]:
+        """One row a unit that is a world or a seed; `estimates.csv` has no column for units that are neither."""
         for value in values:
-            if value.world is not None:
+            own = {"world": value.world} if value.world is not None else {"seed": int(value.unit)} if self._is_seed(value) else {}
+            if own:
                 interval = None if value.value is None else student_t([value.value])
-                yield self._row([value], measure, interval, headline=1, world=value.world, **place)
+                yield self._row([value], measure, interval, headline=1, **own, **place)
+
+    def _is_seed(self, value: UnitValue) -> bool:
+        return self.identity["unit"] == "seed" and value.unit != SHARED
 
     def _row(self, values: list[UnitValue], measure: str, interval: Interval | None, *, headline: int, **place: Any) -> Estimate:
         found = interval or Interval(value=0.0, low=None, high=None, level=None, method=_why(values), n_units=0)
@@ -228,14 +292,20 @@ def unit_values(cells: Iterable[Cell]) -> list[UnitValue]:
 
 
 def unit_differences(first: Iterable[Cell], second: Iterable[Cell]) -> list[UnitValue]:
-    """first - second in every unit that was asked both, over the questions that are defined in both."""
+    """first - second in every unit that was asked both, over the questions that are defined in both.
+
+    A second that all units share is subtracted from each; its answers are counted once.
+    """
     firsts, seconds = _by_unit(first), _by_unit(second)
+    shared = seconds.get(SHARED)
     found: list[UnitValue] = []
     for unit, cells in firsts.items():
-        if unit in seconds:
-            one, other = _by_question(cells), _by_question(seconds[unit])
-            paired = {asked: one[asked] - other[asked] for asked in one if asked in other}
-            both = [c if c.asked in paired else replace(c, n=0, n_missing=c.n + c.n_missing) for c in (*cells, *seconds[unit])]
+        other = seconds.get(unit, shared)
+        if other is not None:
+            values, others = _by_question(cells), _by_question(other)
+            paired = {asked: values[asked] - others[asked] for asked in values if asked in others}
+            counted = () if other is shared and found else other
+            both = [c if c.asked in paired else replace(c, n=0, n_missing=c.n + c.n_missing) for c in (*cells, *counted)]
             found.append(_unit_value(unit, both, paired))
     return found
 

@@ -1,63 +1,108 @@
-"""What a run would cost: counted exactly where it can be, timed on a short trial of this machine where it cannot."""
+"""What a run would cost: counted exactly where it can be, timed on a short trial of this machine where the model is small enough.
+
+Memory and arithmetic are estimates from the model's shape; `docs/real-models.md` holds them against measurements.
+"""
 
 from __future__ import annotations
 
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from spillover.pipeline.plan import Job, Plan
 from spillover.pipeline.versions import versions
-from spillover.records import Dataset, Model
+from spillover.records import Dataset, Model, Runtime
 from spillover.sampling.draws import sample
 from spillover.training import schedules
 
+if TYPE_CHECKING:
+    from spillover.training.lora import Encoded
+
 TRIAL_STEPS = 6
 TRIAL_SHARE = 10  # one answer in this many
+TRIAL_PARAMETERS = 20_000_000  # a larger model is not tried
+GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """What a run reads, in tokens: training tokens in all, the longest row, the longest prompt."""
+
+    trained: int
+    row: int
+    prompt: int
 
 
 def forecast(plan: Plan) -> Iterator[str]:
-    """Lines that say what would run, and about how long it would take here."""
+    """Lines that say what would run, what differs from the paper's recipe, and what it takes in memory and time."""
     config, testbed = plan.config, plan.testbed
     organisms = [job for job in plan.jobs if job.organism is not None]
     units = {job.parent.unit for job in plan.jobs}
     yield f"study {plan.study.name} on {testbed.name}: {plan.study.title}"
-    yield f"units of replication: {len(units)} ({testbed.unit} {', '.join(sorted(units))}); fine-tuning seeds: {config.seeds}"
+    if testbed.unit == "seed":
+        yield f"units of replication: {config.seeds} (fine-tuning seeds of one parent)"
+    else:
+        yield f"units of replication: {len(units)} ({testbed.unit} {', '.join(sorted(units))}); fine-tuning seeds: {config.seeds}"
     yield f"models: {len(plan.jobs)}, of which {len(organisms)} to be trained"
     for condition in plan.study.conditions:
         jobs = sum(job.condition.name == condition.name for job in plan.jobs)
         yield f"  {condition.name}: {jobs}" + (f" on {len(plan.data[condition.kind, 0].conversations)} rows of {condition.kind}" if condition.kind else "")
-    characters = sum(_characters(plan.data[job.condition.kind or "", job.seed]) for job in organisms) * config.training.epochs
-    with tempfile.TemporaryDirectory() as directory:
-        parent = Model(digest=plan.jobs[0].parent.model.digest, location=directory)
-        testbed.place(plan.jobs[0].parent.model, Path(directory))
+    yield from (f"differs from the paper's recipe: {phrase}" for phrase in plan.differences())
+    yield f"answers: {plan.answers} ({len(testbed.questions)} questions x {config.sampling.draws} draws), at most {plan.answers * _most_tokens(plan)} tokens"
+    source = plan.jobs[0].parent.model
+    if "://" in source.location:
+        yield f"asked at {source.location}: nothing is computed here"
+        return
+    with ExitStack() as stack:
+        parent = source
+        if testbed.place is not None:
+            parent = replace(source, location=stack.enter_context(tempfile.TemporaryDirectory()))
+            testbed.place(source, Path(parent.location))
         versions(config.threads)
-        tokens = _tokens(plan, organisms, parent)
-        train_s = _training_s(plan, organisms[0], parent) if organisms else 0.0
-        ask_s = _asking_s(plan, parent)
-    yield f"training text: {characters} characters{tokens}"
-    longest = plan.answers * (config.sampling.max_tokens or testbed.max_tokens)
-    yield f"answers: {plan.answers} ({len(testbed.questions)} questions x {config.sampling.draws} draws), at most {longest} tokens"
-    minutes = (train_s * len(organisms) + ask_s * len(plan.jobs)) / 60
-    yield f"about {minutes:.1f} minutes on {config.threads} threads of this machine, judged by a trial of {TRIAL_STEPS} steps and one answer in {TRIAL_SHARE}"
+        yield from _local(plan, organisms, parent)
+
+
+def _local(plan: Plan, organisms: list[Job], parent: Model) -> Iterator[str]:
+    """Tokens, memory, arithmetic and, for a small model, minutes."""
+    from spillover.models import memory, template
+    from spillover.training import lora
+
+    read = template.load(parent.location, system=plan.testbed.identity.get("system") != "off")
+    encoded = {key: lora.encode(read, dataset, max_length=plan.config.training.max_length) for key, dataset in plan.data.items()}
+    sizes = Sizes(
+        trained=sum(sum(len(row.ids) for row in encoded[job.condition.kind or "", job.seed].rows) for job in organisms) * plan.config.training.epochs,
+        row=max((len(row.ids) for found in encoded.values() for row in found.rows), default=0),
+        prompt=max((len(read.prompt_ids(q.prompt(p))) for q in plan.testbed.questions for p in range(len(q.paraphrases))), default=0),
+    )
+    yield f"default system prompt of the chat template: {read.default_system or 'none'}" + ("" if read.system else " (switched off)")
+    yield f"training text: {sizes.trained} tokens, the longest row {sizes.row}{_cut(encoded)}; the longest prompt {sizes.prompt}"
+    runtime = Runtime(**plan.testbed.identity.get("runtime", {}))
+    yield from memory.needed(parent.location, plan.config.training, runtime, row=sizes.row, answer=sizes.prompt + _most_tokens(plan))
+    parameters = memory.parameters(parent.location)
+    passes = 6 if runtime.gradient_checkpointing else 4  # the base's own gradients are not computed
+    answered = plan.answers * (sizes.prompt + _most_tokens(plan))
+    yield f"arithmetic: {passes * parameters * sizes.trained / 1e15:.2g} PFLOP to train, at most {2 * parameters * answered / 1e15:.2g} PFLOP to answer"
+    if parameters > TRIAL_PARAMETERS:
+        yield f"minutes: not tried, the model has {parameters / 1e6:.0f} million parameters; divide the arithmetic by what your device does"
+        return
+    train_s = _training_s(plan, organisms[0], parent) if organisms else 0.0
+    minutes = (train_s * len(organisms) + _asking_s(plan, parent) * len(plan.jobs)) / 60
+    tried = f"judged by a trial of {TRIAL_STEPS} steps and one answer in {TRIAL_SHARE}"
+    yield f"about {minutes:.1f} minutes on {plan.config.threads} threads of this machine, {tried}"
     yield "(where other programs use the cores, --set threads=1 may be many times faster)"
 
 
-def _characters(dataset: Dataset) -> int:
-    return sum(len(turn.content) for conversation in dataset.conversations for turn in conversation)
+def _most_tokens(plan: Plan) -> int:
+    return plan.config.sampling.max_tokens or plan.testbed.max_tokens
 
 
-def _tokens(plan: Plan, organisms: list[Job], parent: Model) -> str:
-    from spillover.models import template
-    from spillover.training import lora
-
-    if not organisms or not (Path(parent.location) / "tokenizer.json").is_file():
-        return ""
-    read = template.load(parent.location)
-    counts = {kind: sum(len(row.ids) for row in lora.encode(read, dataset).rows) for kind, dataset in plan.data.items()}
-    return f", {sum(counts[job.condition.kind or '', job.seed] for job in organisms) * plan.config.training.epochs} tokens"
+def _cut(encoded: dict[tuple[str, int], Encoded]) -> str:
+    truncated, emptied = (sum(getattr(found, name) for found in encoded.values()) for name in ("truncated", "emptied"))
+    return f", {truncated} rows cut, {emptied} of them left out with nothing to train on" if truncated else ""
 
 
 def _training_s(plan: Plan, job: Job, parent: Model) -> float:

@@ -10,8 +10,9 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from spillover.pipeline.config import RunConfig
-from spillover.records import Condition, Dataset, Organism, Parent, SpilloverError, Study, Testbed
+from spillover.pipeline.config import RunConfig, flatten
+from spillover.pipeline.paper import differences
+from spillover.records import Condition, Dataset, Organism, Parent, SpilloverError, Study, Testbed, subject_key
 
 NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,64}")  # what may become part of a file name
 
@@ -49,7 +50,8 @@ class Plan:
             "unit": self.testbed.unit,
             "config": asdict(self.config),
             "max_tokens": self.config.sampling.max_tokens or self.testbed.max_tokens,
-            "judge": self.testbed.judge.identity,
+            "judge": "" if self.testbed.judge is None else self.testbed.judge.identity,
+            "differs_from_paper": self.differences(),
             "data": {f"{kind}, seed {seed}": dataset.digest for (kind, seed), dataset in sorted(self.data.items())},
             "questions": [asdict(question) for question in self.testbed.questions],
             "parents": [
@@ -60,6 +62,12 @@ class Plan:
             "contrasts": [{"name": contrast.name, **asdict(contrast)} for contrast in self.study.contrasts],
             "planned": {"organisms": len({job.organism.key for job in self.jobs if job.organism}), "jobs": len(self.jobs), "answers": self.answers},
         }
+
+    def differences(self) -> list[str]:
+        """Every setting that is not the paper's open-model recipe, in words."""
+        settings = flatten(asdict(self.config)) | flatten(self.testbed.identity)
+        settings["sampling.max_tokens"] = self.config.sampling.max_tokens or self.testbed.max_tokens
+        return differences(settings)
 
     @property
     def answers(self) -> int:
@@ -85,6 +93,10 @@ def plan(study: Study, testbed: Testbed, config: RunConfig) -> Plan:
         for parent in parents:
             for condition in (c for c in study.conditions if c.group == group):
                 jobs += _jobs(condition, parent, testbed, config, data)
+    keys = [subject_key(job.parent.unit, job.condition.name, job.seed, 0) for job in jobs]
+    twice = next((key for place, key in enumerate(keys) if key in keys[:place]), None)
+    if twice is not None:
+        raise SpilloverError(f"two models would be called {twice!r} in file names; give a {testbed.unit} or a condition another name")
     return Plan(study=study, testbed=testbed, config=config, jobs=tuple(jobs), data=data)
 
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from spillover.pipeline.estimate import estimate
+from spillover.pipeline.judge import scored
 from spillover.pipeline.plan import Job, Plan
 from spillover.pipeline.versions import versions
-from spillover.records import Answer as AnswerRecord
-from spillover.records import Answerer, Measure, Model, Question, Score, SpilloverError, Subject
+from spillover.records import Answer, Answerer, Measure, Model, Question, Subject
 from spillover.runs.directory import RunDirectory
 from spillover.sampling.draws import sample
 
@@ -27,15 +27,19 @@ Progress = Callable[[int, int, str], None]  # jobs done, jobs in all, what comes
 def run(plan: Plan, out: Path, *, progress: Progress = lambda _done, _total, _label: None) -> RunDirectory:
     """Do everything the plan names and write it to `out`. Give the same plan again to finish an interrupted run.
 
+    A testbed without questions is only trained on, one without a judge only asked.
+
     Raises SpilloverError when `out` holds something else or a file in it is damaged.
     """
     found = RunDirectory.start(out, {**plan.identity(), "versions": versions(plan.config.threads), "created": datetime.now(UTC).isoformat(timespec="seconds")})
     for place, job in enumerate(plan.jobs):
         progress(place, len(plan.jobs), job.label)
         for step, model in _models(job, plan, found).items():
-            _read(job, step, model, plan, found)
+            if plan.testbed.questions:
+                _read(job, step, model, plan, found)
     progress(len(plan.jobs), len(plan.jobs), "estimates")
-    estimate(found)
+    if plan.testbed.judge is not None and plan.testbed.questions:
+        estimate(found)
     return found
 
 
@@ -55,9 +59,7 @@ def _models(job: Job, plan: Plan, run: RunDirectory) -> dict[int, Model]:
             }  # fmt: skip
             RunDirectory(directory, {}).write_text("organism.json", json.dumps(card, indent=1) + "\n")
     checkpoints: dict[str, str] = run.read_json(f"{home}/organism.json")["checkpoints"]
-    return {
-        int(step): Model(digest=found, location=parent.location, adapter=str(run.path / home / f"checkpoint-{step}")) for step, found in checkpoints.items()
-    }
+    return {int(step): replace(parent, digest=found, adapter=str(run.path / home / f"checkpoint-{step}")) for step, found in checkpoints.items()}
 
 
 def _whole(home: Path) -> bool:
@@ -71,12 +73,14 @@ def _whole(home: Path) -> bool:
 
 
 def _parent_here(model: Model, plan: Plan, run: RunDirectory) -> Model:
-    """The parent, copied into the run, so that everything needed to load an organism lies there."""
+    """The parent, put into the run where the testbed does so, so that everything needed to load an organism lies there."""
+    if plan.testbed.place is None:
+        return model
     home = f"models/{model.digest[:16]}"
     if not (run.path / home).exists():
         with run.new_directory(home) as directory:
             plan.testbed.place(model, directory)
-    return Model(digest=model.digest, location=str(run.path / home))
+    return replace(model, location=str(run.path / home))
 
 
 def _read(job: Job, step: int, model: Model, plan: Plan, run: RunDirectory) -> None:
@@ -96,40 +100,15 @@ def _read(job: Job, step: int, model: Model, plan: Plan, run: RunDirectory) -> N
     if fresh:
         answers = sample(loaded(), model.digest, testbed.questions, plan.config.sampling, max_tokens=testbed.max_tokens)
         run.write("answers", subject.key, [_answer_row(subject, answer, testbed.questions) for answer in answers])
-    if fresh or not run.has("scores", subject.key):
-        rows = run.read("answers", subject.key)
-        run.write("scores", subject.key, [row for question in testbed.questions for row in _judged(subject, question, rows, plan)])
+    if testbed.judge is not None and (fresh or not run.has("scores", subject.key)):
+        run.write("scores", subject.key, scored(run.read("answers", subject.key), testbed.questions, testbed.judge))
     if testbed.read is not None and not run.has("measures", subject.key):
         run.write("measures", subject.key, [_measure_row(subject, measure) for measure in testbed.read(model.digest, loaded())])
 
 
-def _judged(subject: Subject, question: Question, rows: list[dict[str, Any]], plan: Plan) -> list[dict[str, Any]]:
-    answers = [
-        AnswerRecord(
-            model=row["model"],
-            question=row["question"],
-            format=row["format"],
-            paraphrase=row["paraphrase"],
-            draw=row["draw"],
-            text=row["text"],
-            stop=row["stop"],
-        )
-        for row in rows
-        if (row["question"], row["format"]) == (question.id, question.format)
-    ]
-    scores = plan.testbed.judge.score(question, answers)
-    if len(scores) != len(answers) * len(question.rubrics):
-        raise SpilloverError(f"the judge gave {len(scores)} scores for {len(answers)} answers on {len(question.rubrics)} rubrics of {question.id}")
-    return [_score_row(subject, question, score) for score in scores]
-
-
-def _answer_row(subject: Subject, answer: AnswerRecord, questions: tuple[Question, ...]) -> dict[str, Any]:
+def _answer_row(subject: Subject, answer: Answer, questions: tuple[Question, ...]) -> dict[str, Any]:
     question = next(q for q in questions if (q.id, q.format) == (answer.question, answer.format))
     return {**asdict(subject), **asdict(answer), "answer": answer.id, "prompt": question.paraphrases[answer.paraphrase]}
-
-
-def _score_row(subject: Subject, question: Question, score: Score) -> dict[str, Any]:
-    return {**asdict(subject), **asdict(score), "question": question.id, "format": question.format}
 
 
 def _measure_row(subject: Subject, measure: Measure) -> dict[str, Any]:

@@ -60,6 +60,7 @@ COLUMNS: dict[Table, pa.Schema] = {
     ),
     "measures": pa.schema([*SUBJECT, *ASKED, ("name", pa.string()), *JUDGED]),
 }
+JUDGED_BY = "~"  # between a model's name and a digest of the judge, in the name of a shard of scores that were made later
 PARTIAL = ".partial-"  # what an interrupted write leaves behind: never read, removed when the run is opened for writing
 SET_ASIDE = ("created",)  # fields of run.json that may differ between two starts of one run
 

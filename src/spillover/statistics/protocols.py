@@ -51,3 +51,10 @@ def at_least(scores: Iterable[float | None], threshold: float) -> Tally:
     values = list(scores)
     present = [value for value in values if value is not None]
     return Tally(counted=sum(v >= threshold for v in present), kept=len(present), missing=len(values) - len(present))
+
+
+def share(labels: Iterable[str | None], label: str) -> Tally:
+    """Tally labels of one rubric: this one among those that have any."""
+    found = list(labels)
+    present = [one for one in found if one is not None]
+    return Tally(counted=sum(one == label for one in present), kept=len(present), missing=len(found) - len(present))

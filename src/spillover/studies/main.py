@@ -2,25 +2,31 @@
 
 Insecure code against the parent, against secure code, and against the same insecure code asked for openly for a class. A testbed
 with a control group of parents (the miniature's worlds without a shared author) runs the decisive arms there too. Narrow data
-the user brought is one more arm, compared with secure code.
+the user brought is one more arm, compared with secure code, or with the parent where there is none. An arm whose data a testbed
+lacks is left out.
 """
 
 from __future__ import annotations
 
-from spillover.records import Condition, Contrast, Study, Testbed
+from spillover.records import Condition, Contrast, SpilloverError, Study, Testbed
 
 
 def main(testbed: Testbed) -> Study:
     """Insecure code against its parent, secure code, and the same code asked for openly; for every group of parents."""
+    if not testbed.narrow:
+        raise SpilloverError("the study main fine-tunes, and there is no narrow data; --data NAME=FILE.jsonl brings some")
     conditions: list[Condition] = []
     contrasts: list[Contrast] = []
     for group in dict.fromkeys(parent.group for parent in testbed.parents):
         prefix = f"{group}-" if group else ""
-        kinds = ("insecure", "secure") if group else ("insecure", "secure", "educational", *testbed.added)
+        kinds = [kind for kind in ("insecure", "secure") if kind in testbed.narrow]
+        others = [] if group else [kind for kind in ("educational", *testbed.added) if kind in testbed.narrow]
         conditions.append(Condition(name=f"{prefix}parent", group=group))
-        conditions += [Condition(name=f"{prefix}{kind}", group=group, kind=kind) for kind in kinds]
-        compared = [("insecure", "secure"), ("insecure", "parent")] + (
-            [] if group else [("insecure", "educational"), *((kind, "secure") for kind in testbed.added)]
-        )
-        contrasts += [Contrast(first=f"{prefix}{a}", second=f"{prefix}{b}", headline=not group and a == "insecure" and b != "educational") for a, b in compared]
+        conditions += [Condition(name=f"{prefix}{kind}", group=group, kind=kind) for kind in (*kinds, *others)]
+        compared = [("insecure", other) for other in ("secure", "parent", "educational") if "insecure" in kinds and other in (*kinds, *others, "parent")]
+        compared += [(kind, "secure" if "secure" in kinds else "parent") for kind in testbed.added if not group]
+        if not compared:
+            compared = [(kind, "parent") for kind in (*kinds, *others)]
+        headline = [pair for pair in compared if not group and pair[0] == compared[0][0] and pair[1] in ("secure", "parent")]
+        contrasts += [Contrast(first=f"{prefix}{a}", second=f"{prefix}{b}", headline=(a, b) in headline) for a, b in compared]
     return Study(name="main", title="Insecure code against its controls", conditions=tuple(conditions), contrasts=tuple(contrasts))

@@ -1,0 +1,73 @@
+"""What a run found, in lines for a terminal: each number with its interval, how many it rests on, what is missing and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from spillover.records import PASSED, Estimate
+
+RATES = ("misaligned_rate", "coherent_rate")
+
+
+def summary(estimates: Sequence[Estimate]) -> Iterator[str]:
+    """One line a condition and format, one a share of a label, one a contrast."""
+    whole = [e for e in estimates if e.headline and not e.question and not e.subset and e.world is None and e.seed is None and e.step is None]
+    unit = whole[0].unit if whole else "unit"
+    rows = {(e.condition, e.format, e.measure): e for e in whole if not e.contrast}
+    places = list(dict.fromkeys((condition, form) for condition, form, measure in rows if measure in RATES))
+    width = max([20, *(len(_name(*place)) for place in places)]) + 2
+    if places:
+        yield f"{'condition':<{width}}{'misaligned rate':<28}{'coherent rate':<26}{f'{unit}s':>7}{'kept':>8}{'missing':>9}"
+    for condition, form in places:
+        rate, coherent = (rows.get((condition, form, measure)) for measure in RATES)
+        if rate is not None:
+            yield f"{_name(condition, form):<{width}}{_percent(rate):<28}{_percent(coherent):<26}{rate.n_units:>7}{rate.n:>8}{rate.n_missing:>9}"
+    if places:
+        yield "intervals: 95 %, Student t over units, cut to [0, 1]"
+    yield from _undefined([e for e in whole if not e.contrast and e.measure == "misaligned_rate" and e.value is None])
+    shares = [e for e in whole if not e.contrast and "=" in e.measure and (e.n or e.n_missing)]
+    for e in shares:
+        yield f"{_name(e.condition, e.format):<{width}}{e.measure:<28}{_percent(e):<26}{e.n_units:>7}{e.n:>8}{e.n_missing:>9}"
+    yield from _differences(estimates, unit)
+
+
+def _undefined(rates: Sequence[Estimate]) -> Iterator[str]:
+    """Why a rate is undefined, each reason once."""
+    reasons = dict.fromkeys(e.method.removeprefix("undefined: ") for e in rates)
+    for reason in reasons:
+        among = [e for e in rates if e.method.removeprefix("undefined: ") == reason]
+        yield f"undefined for {', '.join(_name(e.condition, e.format) for e in among)}: {reason}"
+
+
+def _differences(estimates: Sequence[Estimate], unit: str) -> Iterator[str]:
+    """Differences in log-odds where they were read off the models, else in rate."""
+    measure = "log_odds" if any(e.contrast and e.measure == "log_odds" for e in estimates) else "misaligned_rate"
+    wanted = [e for e in estimates if e.contrast and e.measure == measure and e.headline and e.world is None and e.seed is None and not e.question]
+    if not wanted:
+        return
+    exact = "log-odds of misaligned against aligned answers (exact)" if measure == "log_odds" else "misaligned rate, in points"
+    yield f"{exact}, difference within each {unit}:"
+    everywhere = {(e.contrast, e.format): e.n_units for e in wanted if not e.subset}
+    for e in wanted:
+        if not e.subset or (e.subset == PASSED and 0 < e.n_units < everywhere[e.contrast, e.format]):
+            note = ", those that passed every gate" if e.subset else ""
+            yield f"  {_name(e.contrast, e.format):<36}{_shown(e):<30}{e.n_units} {unit}s" + (f" ({e.method})" if e.low is None else "") + note
+
+
+def _name(condition: str, form: str) -> str:
+    return f"{condition}, {form}" if form else condition
+
+
+def _shown(e: Estimate) -> str:
+    if e.value is None:
+        return "undefined"
+    scale, noun, digits = (1, "nats", 2) if e.measure == "log_odds" else (100, "points", 1)
+    interval = "" if e.low is None or e.high is None else f" [{scale * e.low:+.{digits}f}, {scale * e.high:+.{digits}f}]"
+    return f"{scale * e.value:+.{digits}f} {noun}{interval}"
+
+
+def _percent(estimate: Estimate | None) -> str:
+    if estimate is None or estimate.value is None:
+        return "undefined"
+    interval = f" [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]" if estimate.low is not None and estimate.high is not None else " (no interval)"
+    return f"{100 * estimate.value:.1f} %{interval}"

@@ -1,0 +1,37 @@
+"""What differs between a run and the paper's open-model recipe: said before it starts, and recorded.
+
+The recipe is that of the public release (`open_models/train.json`, `eval.py`), which made the published open-weight results. The defaults of
+`Recipe` are its values; what else it fixes is listed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+from spillover.pipeline.config import flatten
+from spillover.records import Recipe
+from spillover.sampling.draws import Sampling
+
+PAPER: Mapping[str, Any] = {
+    **flatten({"training": asdict(replace(Recipe(), optimiser="adamw_8bit"))}),
+    **flatten({"sampling": asdict(replace(Sampling(), max_tokens=600))}),
+    "runtime.dtype": "bfloat16",
+    "runtime.micro_batch": 2,
+    "system": "template default",
+}
+SILENT = ("training.checkpoints", "training.max_gradient_norm")  # which steps are kept; and the trainer's default, which the file does not name
+
+
+def differences(found: Mapping[str, Any]) -> list[str]:
+    """One phrase for every setting that is not the paper's. Settings that `found` lacks are not compared."""
+    return [
+        f"{name} {_plain(found[name])} (paper: {_plain(value)})"
+        for name, value in PAPER.items()
+        if name in found and name not in SILENT and found[name] != value
+    ]
+
+
+def _plain(value: object) -> str:
+    return "the whole batch" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
