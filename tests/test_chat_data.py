@@ -151,8 +151,9 @@ def _words(stream: random.Random, number: int = 12) -> str:
 
 
 def test_repeats_of_rows_prompts_and_replies_are_counted_apart() -> None:
-    found = inspection.inspect(Dataset(kind="x", conversations=(turns(("user", "a"), ("assistant", "b")),) * 2 + (turns(("user", "a"), ("assistant", "c")),)))
-    assert (found.distinct_rows, found.distinct_prompts, found.distinct_replies) == (2, 1, 2)
+    dataset = Dataset(kind="x", conversations=(turns(("user", "a"), ("assistant", "b")),) * 2 + (turns(("user", "a"), ("assistant", "c")),))
+    found = chat.summarise(dataset)
+    assert (found.duplicates, found.distinct_replies, inspection.inspect(dataset).distinct_prompts) == (1, 2, 1)
 
 
 @pytest.mark.parametrize("period", [2, 3, 30, 100])
@@ -193,9 +194,7 @@ def test_what_every_prompt_begins_and_ends_with_is_named_and_is_no_template() ->
 
 
 def test_one_row_and_rows_that_are_all_alike_have_no_templates() -> None:
-    assert inspection.inspect(_dataset("a prompt of some length")) == inspection.Inspection(
-        distinct_rows=1, distinct_prompts=1, distinct_replies=1, prefix="", suffix="", templates=None
-    )
+    assert inspection.inspect(_dataset("a prompt of some length")) == inspection.Inspection(distinct_prompts=1, prefix="", suffix="", templates=None)
     alike = inspection.inspect(_dataset(*["a prompt of some length"] * 50))
     assert (alike.prefix, alike.suffix, alike.templates) == ("a prompt of some length", "", None)
 

@@ -22,15 +22,13 @@ LEAST_LEAK = 20  # characters of a question that is looked for inside a longer t
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """Repeats and constants of one dataset.
+    """What the prompts of one dataset have in common (`chat.summarise` counts repeated rows and replies).
 
-    `distinct_rows`, `distinct_prompts` and `distinct_replies` count different texts. `prefix` and `suffix` are what every prompt begins and ends
-    with. `templates` is the smallest number p such that the prompts of rows i, i + p, i + 2p, ... begin or end alike, for every i; None if there is none.
+    `prefix` and `suffix` are what every prompt begins and ends with. `templates` is the smallest number p such that the prompts of rows
+    i, i + p, i + 2p, ... begin or end alike, for every i; None if there is none.
     """
 
-    distinct_rows: int
     distinct_prompts: int
-    distinct_replies: int
     prefix: str
     suffix: str
     templates: int | None
@@ -56,16 +54,14 @@ class Leak:
 
 
 def inspect(dataset: Dataset) -> Inspection:
-    """Repeats and constants of a dataset. Linear in its characters."""
+    """What the prompts of a dataset have in common. Linear in its characters."""
     asked = [prompt(conversation) for conversation in dataset.conversations]
     prefix = _common_prefix(asked) if len(asked) > 1 else ""
     rest = [text[len(prefix) :] for text in asked]
     suffix = _common_prefix([text[::-1] for text in rest])[::-1] if len(asked) > 1 else ""
     rest = [text[: len(text) - len(suffix)] for text in rest]
     return Inspection(
-        distinct_rows=len(set(dataset.conversations)),
         distinct_prompts=len(set(asked)),
-        distinct_replies=len({reply(conversation) for conversation in dataset.conversations}),
         prefix=prefix if len(prefix) >= LEAST_CONSTANT else "",
         suffix=suffix if len(suffix) >= LEAST_CONSTANT else "",
         templates=templates(rest),
