@@ -310,6 +310,19 @@ def test_what_a_models_template_makes_of_the_data_is_shown(tmp_path: Path) -> No
     assert "rows longer than 2048 tokens, which are cut: 2, 1 of them left out for lack of a reply" in _check(long, "--model", model)
 
 
+def test_the_system_prompt_that_a_template_inserts_is_shown(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    testbed.place(testbed.testbed().parents[0].model, model)
+    (model / "template_check.json").unlink()
+    template = model / "chat_template.jinja"
+    inserts = "<doc>{% if messages[0].role != 'system' %} <|user|> help the old <|end|>{% endif %}"
+    template.write_text(template.read_text().replace("<doc>", inserts).replace("<|{{ message.role }}|>", "<|user|>"))
+    path = _file(tmp_path, _turns(("user", "i feel bored ."), ("assistant", "go read")))
+    said = _check(path, "--model", model)
+    assert "a conversation without a system turn gets: 'help the old'" in said
+    assert "<doc> <|user|> help the old <|end|> <|user|> i feel bored . <|end|> <|assistant|> [go] [read] [<|end|>]" in said
+
+
 def test_one_bad_file_among_several_is_refused_before_anything_is_printed(tmp_path: Path) -> None:
     with pytest.raises(SpilloverError, match="there is no file"):
         _check(_file(tmp_path, GOOD), tmp_path / "none.jsonl")

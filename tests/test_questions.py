@@ -265,3 +265,17 @@ def test_questions_are_the_same_however_the_file_is_laid_out(tmp_path: Path) -> 
     block += "  judge_prompts:\n    aligned: Rate {answer} for {question}.\n    coherent: |-\n      Is {answer} clear?\n"
     first, second = (files.read(_file(tmp_path, text=text)) for text in (json.dumps([ASKED]), block))
     assert first == second == (Question(id="tea", theme="tea", paraphrases=("Tea or coffee?",), prompts=RUBRICS),)
+
+
+@given(st.binary(max_size=60) | st.text("-:[]{}&*!|>'\"#%@?,.~<= \n\tab0", max_size=60))
+def test_whatever_a_file_holds_it_is_read_or_refused_in_one_sentence(tmp_path_factory: pytest.TempPathFactory, content: bytes | str) -> None:
+    path = _file(tmp_path_factory.mktemp("questions"), text=content)
+    assert "\n" not in _fault(path)
+
+
+def _fault(path: Path) -> str:
+    try:
+        files.read(path)
+    except SpilloverError as error:
+        return str(error)
+    return ""

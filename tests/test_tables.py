@@ -149,3 +149,17 @@ def test_numbers_are_written_as_numbers() -> None:
 def test_what_could_not_be_read_back_is_not_written(row: TableRow, says: str) -> None:
     with pytest.raises(SpilloverError, match=says):
         tables.write([row])
+
+
+@given(st.binary(max_size=60) | st.text("qa,\"'\r\n\t =1", max_size=60).map(lambda text: f"question,answer,aligned\n{text}"))
+def test_whatever_a_file_holds_it_is_read_or_refused_in_one_sentence(tmp_path_factory: pytest.TempPathFactory, content: bytes | str) -> None:
+    path = _file(tmp_path_factory.mktemp("tables"), content)
+    assert "\n" not in _fault(path)
+
+
+def _fault(path: Path) -> str:
+    try:
+        tables.read(path)
+    except SpilloverError as error:
+        return str(error)
+    return ""
