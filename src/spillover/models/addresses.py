@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from spillover.records import SpilloverError
 
@@ -16,17 +16,17 @@ from spillover.records import SpilloverError
 def parse_address(address: str) -> tuple[str, str]:
     """`https://HOST/v1#MODEL` as (base URL, model). Raises SpilloverError for anything else; a user name or password is never printed."""
     url, _, model = address.partition("#")
-    if "@" in url or "?" in url:
-        what = "a user name or password" if "@" in url else "a query"
+    personal = "@" in url or re.search(".@.*/", model)  # a password may hold a "#"
+    if personal or "?" in url:
+        what = "a user name or password" if personal else "a query"
         raise SpilloverError(f"the address of an endpoint holds {what}; write it as https://HOST/v1#MODEL, and put a key into its environment variable")
-    shown = "what was given" if "@" in address else repr(address)
-    refusal = SpilloverError(f"{shown} is no address of an endpoint; write it as https://HOST/v1#MODEL")
+    refusal = SpilloverError(f"{address!r} is no address of an endpoint; write it as https://HOST/v1#MODEL")
     try:
         parts = urlsplit(url)
-        named = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        named = parts.scheme in ("http", "https") and _is_host(parts) and parts.port != 0
     except ValueError:
         raise refusal from None
-    if not named or not url.isascii() or re.search(r"[\s\\]", url) or not model.isprintable() or model != model.strip():
+    if not named or not re.fullmatch(r"[!-\[\]-~]+", url) or not model.isprintable() or model != model.strip():
         raise refusal
     if not model:
         raise SpilloverError(f"the address {url} names no model; write it as {url}#MODEL")
@@ -61,3 +61,11 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _is_host(parts: SplitResult) -> bool:
+    """Whether a host is named. Raises ValueError for brackets around what is no address."""
+    name = parts.hostname or ""
+    if "[" in parts.netloc:
+        return bool(ipaddress.IPv6Address(name))
+    return re.fullmatch(r"([a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?", name) is not None

@@ -25,9 +25,9 @@ class FileJournal:
         self.path = path
         self._lock = threading.Lock()
         self._values: dict[str, str] | None = None
-        self._whole = 0  # bytes up to the end of the last whole line
-        self._torn = False  # whether what follows it is to be cut off before the next entry
-        self._unended = False  # whether its last line wants an end
+        self._seen: int = 0  # bytes of the file, as this object last saw it
+        self._whole: int = 0  # those of them in whole lines
+        self._unended = False  # whether the last of those lines wants its end
         self._synced = time.monotonic()
 
     def get(self, key: str) -> str | None:
@@ -43,24 +43,25 @@ class FileJournal:
             try:
                 self._append(line)
             except OSError as error:
-                self._torn = True
+                self._seen = self.path.stat().st_size if self.path.is_file() else 0
                 raise SpilloverError(f"{self.path} cannot be written ({error.strerror}); mend that and give the same command again") from None
             entries[key] = value
 
     def _append(self, line: bytes) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab") as file:
-            if self._torn:
-                file.truncate(self._whole)
-                self._torn = False
-            line = b"\n" + line if self._unended else line
+            end = file.tell()
+            if end == self._seen:  # or somebody else has mended it
+                end = file.truncate(self._whole)
+                line = b"\n" + line if self._unended else line
+            self._whole = end
             file.write(line)
             file.flush()
-            self._unended = False
             if time.monotonic() - self._synced >= SYNC_S:
                 os.fsync(file.fileno())
                 self._synced = time.monotonic()
-        self._whole += len(line)
+        self._seen = self._whole = end + len(line)
+        self._unended = False
 
     def _entries(self) -> dict[str, str]:
         if self._values is None:
@@ -70,6 +71,7 @@ class FileJournal:
     def _read(self) -> dict[str, str]:
         """Every entry; a last line that was cut while it was written is not one."""
         values: dict[str, str] = {}
+        self._whole = 0
         try:
             lines = self.path.read_bytes().split(b"\n")
         except FileNotFoundError:
@@ -84,9 +86,9 @@ class FileJournal:
                 self._whole += len(line) + 1
             elif number < last:
                 raise SpilloverError(f"{self.path} is damaged in line {number}; delete that line, and only what it held is asked again")
-        size = sum(map(len, lines)) + len(lines) - 1
-        self._torn, self._unended = size > self._whole, size < self._whole
-        self._whole = min(self._whole, size)
+        self._seen = sum(map(len, lines)) + len(lines) - 1
+        self._unended = self._whole > self._seen
+        self._whole = min(self._whole, self._seen)
         return values
 
 
