@@ -30,7 +30,7 @@ Draws = Annotated[int | None, typer.Option("--draws", help="Answers drawn per qu
 Seeds = Annotated[int | None, typer.Option("--seeds", help="Fine-tuning seeds: of each world, or of the one model.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16: of the weights; adapters are float32.")]
-MicroBatch = Annotated[int | None, typer.Option("--micro-batch", help="Rows computed at once in training; the loss of a step stays the same.")]
+MicroBatch = Annotated[int, typer.Option("--micro-batch", help="Rows computed at once in training; the loss of a step stays the same.")]
 Checkpointing = Annotated[bool, typer.Option("--gradient-checkpointing", help="Less memory and more time in training.")]
 NoSystem = Annotated[bool, typer.Option("--no-default-system", help="Switch off the system prompt that the chat template inserts by itself.")]
 MaxCalls = Annotated[int | None, typer.Option("--max-calls", help="Most calls to an endpoint, earlier sessions of this run included.")]
@@ -50,7 +50,7 @@ class Place:
     out: Path
     device: str = "auto"
     dtype: str = "auto"
-    micro_batch: int | None = None
+    micro_batch: int = 2
     gradient_checkpointing: bool = False
     no_default_system: bool = False
     max_calls: int | None = None
@@ -63,7 +63,7 @@ class Place:
         """Raises SpilloverError for a device or a precision that is not there."""
         from spillover.models import local
 
-        if self.micro_batch is not None and self.micro_batch < 1:
+        if self.micro_batch < 1:
             raise SpilloverError(f"--micro-batch is {self.micro_batch}; it must be at least 1")
         device, dtype = local.resolved(self.device, self.dtype)
         return Runtime(device=device, dtype=dtype, micro_batch=self.micro_batch, gradient_checkpointing=self.gradient_checkpointing)
@@ -99,7 +99,7 @@ class Place:
 
         model = sources.resolve(text)
         name = model.origin or Path(model.location).name
-        return LocalJudge(partial(local.load, model, replace(self.runtime(), micro_batch=None)), f"local {name} {model.digest[:16]}")
+        return LocalJudge(partial(local.load, model, self.runtime()), f"local {name} {model.digest[:16]}")
 
 
 # --- what commands are made of --------------------------------------------------------------------------------------------

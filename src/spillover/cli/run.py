@@ -26,7 +26,7 @@ def run(
     max_tokens: options.MaxTokens = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
-    micro_batch: options.MicroBatch = None,
+    micro_batch: options.MicroBatch = 2,
     gradient_checkpointing: options.Checkpointing = False,
     no_default_system: options.NoSystem = False,
     max_calls: options.MaxCalls = None,

@@ -22,7 +22,7 @@ def train(
     seeds: options.Seeds = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
-    micro_batch: options.MicroBatch = None,
+    micro_batch: options.MicroBatch = 2,
     gradient_checkpointing: options.Checkpointing = False,
     no_default_system: options.NoSystem = False,
     set_: options.Set = None,

@@ -211,8 +211,12 @@ def lora_config(recipe: Recipe) -> LoraConfig:
 
 
 def backward(network: torch.nn.Module, batch: list[Row], filler: int, micro_batch: int | None) -> tuple[torch.Tensor, int]:
-    """Add a step's gradients, some rows at once; its mean loss over every assistant token (nats), and how many there are."""
+    """Add a step's gradients, some rows at once; its mean loss over every assistant token (nats), and how many there are.
+
+    Rows computed at once are of like length, so that little is padding; which rows make up the step does not change.
+    """
     size = micro_batch or len(batch)
+    batch = batch if size >= len(batch) else sorted(batch, key=lambda row: len(row.ids))
     total = sum(sum(row.mask[1:]) for row in batch)
     loss = torch.zeros(())
     for start in range(0, len(batch), size):
