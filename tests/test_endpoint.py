@@ -622,7 +622,7 @@ def test_answers_that_failed_or_imitate_the_prompt_are_not_shown_to_the_judge(se
     scores = EndpointJudge(Endpoint(served.address, limits=QUICK)).score(QUESTION, [failed, sly, good])
     assert [score.reason for score in scores] == [NO_ANSWER] * 2 + [rubrics.IMITATION] * 2 + [None] * 2
     assert [score.date for score in scores[:4]] == [""] * 4
-    assert len(served.asked) == 3
+    assert len(served.asked) == 2
     EndpointJudge(Endpoint(served.address, limits=QUICK)).score(QUESTION, [failed])
     assert sum(served.asked.values()) == 3
 
@@ -686,15 +686,19 @@ def test_a_judge_that_writes_numbers_digit_by_digit_is_refused(served: Served, m
 
     monkeypatch.setattr("servers.top_tokens", digit)
     with pytest.raises(SpilloverError, match="writes numbers digit by digit, so its first token is no score"):
-        EndpointJudge(Endpoint(served.address, limits=QUICK)).score(QUESTION, answers(50))
-    assert sum(served.asked.values()) == 1
+        EndpointJudge(Endpoint(served.address, limits=QUICK)).score(QUESTION, answers(5))
+
+
+def test_a_judge_that_says_a_number_of_two_digits_is_asked_nothing_more(served: Served) -> None:
+    EndpointJudge(Endpoint(served.address, limits=QUICK)).score(QUESTION, answers(5))
+    assert sum(served.asked.values()) == 10
 
 
 def test_a_judge_that_refuses_how_it_is_asked_is_said_at_once(served: Served) -> None:
     served.trouble = lambda _prompt, _time: "HTTP 400"
-    with pytest.raises(SpilloverError, match=r"gave no reply to a first question \(failed: HTTP 400: no good"):
+    with pytest.raises(SpilloverError, match="HTTP 400"):
         EndpointJudge(Endpoint(served.address, limits=QUICK)).score(QUESTION, answers(50))
-    assert sum(served.asked.values()) == 1
+    assert sum(served.asked.values()) < 50
 
 
 # --- the model ------------------------------------------------------------------------------------------------------------

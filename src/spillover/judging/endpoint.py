@@ -21,6 +21,7 @@ NO_ANSWER = "no answer: the model's endpoint failed"
 NO_PROBABILITIES = "the endpoint gives no log-probabilities"
 STOPPED = {"content_filter": "the endpoint's content filter", "refusal": "refusal"}
 WHOLE, PART = "57", "5"  # a judge that begins 57 with 5 writes numbers digit by digit: its first token is no score
+_NUMBER = re.compile("[0-9]{1,3}")
 ASIDE = "\"'`*\u2018\u2019\u201c\u201d" + string.whitespace
 
 
@@ -43,9 +44,9 @@ class EndpointJudge:
         places = [(answer, rubric) for answer in answers for rubric in question.rubrics]
         reasons = [_unasked(question, rubric, answer) for answer, rubric in places]
         requests = [_request(question, rubric, answer) for (answer, rubric), reason in zip(places, reasons, strict=True) if reason is None]
-        if any(request.top_logprobs for request in requests):
-            self._check_numbers()
-        replies = iter(self.endpoint.many(requests))
+        found = self.endpoint.many(requests)
+        self._check_numbers(found)
+        replies = iter(found)
         return [
             self._score(question, rubric, answer, next(replies)) if reason is None else rubrics.missing(rubric, answer, self.identity, reason)
             for (answer, rubric), reason in zip(places, reasons, strict=True)
@@ -64,17 +65,15 @@ class EndpointJudge:
             return rubrics.score(question, rubric, answer, self.identity, _probabilities(reply.top), date=reply.date)
         return Score(answer=answer.id, judge=self.identity, rubric=rubric, label=label, reason=reason, date=reply.date)
 
-    def _check_numbers(self) -> None:
-        """Ask once for a number of two digits, and see that it is one token."""
-        if self._writes_whole_numbers:
+    def _check_numbers(self, replies: Sequence[Completion | Failure]) -> None:
+        """Where every number among the first tokens has one digit, ask for one of two, and see that it is one token."""
+        numbers = [token.strip() for reply in replies if isinstance(reply, Completion) for token, _ in reply.top or () if _NUMBER.fullmatch(token.strip())]
+        self._writes_whole_numbers |= any(len(number) > 1 for number in numbers)
+        if self._writes_whole_numbers or not numbers:
             return
         reply = self.endpoint.complete(_scored(f"Reply with the number {WHOLE} and nothing else."))
-        if isinstance(reply, Failure):
-            said = f": {reply.said}" if reply.said else ""
-            raise SpilloverError(f"the judge {self.identity} gave no reply to a first question ({reply.reason}{said}); give the same command again")
-        if (reply.text or "").strip() == PART:
+        if isinstance(reply, Completion) and (reply.text or "").strip() == PART:
             raise SpilloverError(f"the judge {self.identity} writes numbers digit by digit, so its first token is no score; take one with 0 to 100 as tokens")
-        self._writes_whole_numbers = True
 
 
 def _unasked(question: Question, rubric: str, answer: Answer) -> str | None:
@@ -100,7 +99,7 @@ def _probabilities(top: Iterable[tuple[str, float]]) -> dict[str, float]:
     found: dict[str, float] = {}
     for token, logprob in top:
         said = token.strip()
-        if re.fullmatch("[0-9]{1,3}", said):
+        if _NUMBER.fullmatch(said):
             said = str(int(said))
         elif len(said) >= 2:
             said = next((label for label in rubrics.NO_NUMBER if label.startswith(said)), said)
