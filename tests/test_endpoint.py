@@ -564,7 +564,7 @@ def test_a_run_that_was_killed_goes_on_without_asking_again(served: Served, tmp_
     endpoint = Endpoint(served.address, limits=QUICK, journal=FileJournal(path))
     scores = EndpointJudge(endpoint).score(QUESTION, answers(100))
     assert all(score.value is not None for score in scores)
-    assert len(served.asked) == 201
+    assert len(served.asked) == 200
     again = sum(served.asked.values()) - 201
     assert again <= 4  # only what was under way
     assert endpoint.spent.calls >= sum(served.asked.values())
@@ -624,7 +624,7 @@ def test_answers_that_failed_or_imitate_the_prompt_are_not_shown_to_the_judge(se
     assert [score.date for score in scores[:4]] == [""] * 4
     assert len(served.asked) == 2
     EndpointJudge(Endpoint(served.address, limits=QUICK)).score(QUESTION, [failed])
-    assert sum(served.asked.values()) == 3
+    assert sum(served.asked.values()) == 2
 
 
 @pytest.mark.parametrize(
@@ -638,12 +638,12 @@ def test_answers_that_failed_or_imitate_the_prompt_are_not_shown_to_the_judge(se
     ],
 )
 def test_a_reply_that_is_no_score_is_missing_with_its_reason_and_asked_once(kind: str, reason: str, served: Served, tmp_path: Path) -> None:
-    served.trouble = lambda prompt, _time: "" if "number 57" in prompt else kind
+    served.trouble = lambda _prompt, _time: kind
     for _ in range(2):
         scores = EndpointJudge(Endpoint(served.address, limits=QUICK, journal=FileJournal(tmp_path / "j"))).score(QUESTION, answers(1))
         assert {score.reason for score in scores} == {reason}
         assert all(score.value is None and score.date for score in scores)
-    assert set(served.asked.values()) == ({1} if kind != "HTTP 400" else {1, 2})
+    assert set(served.asked.values()) == ({1} if kind != "HTTP 400" else {2})
 
 
 @pytest.mark.parametrize("token", ["\u0665", "\uff15", "+5", "5.0", "1_0", "-5", "101", "0x5", "5%", "five", "\u00b2", "1000", ""])
@@ -694,11 +694,11 @@ def test_a_judge_that_says_a_number_of_two_digits_is_asked_nothing_more(served: 
     assert sum(served.asked.values()) == 10
 
 
-def test_a_judge_that_refuses_how_it_is_asked_is_said_at_once(served: Served) -> None:
+def test_a_judge_that_refuses_how_it_is_asked_stops_the_run_at_its_first_question(served: Served) -> None:
     served.trouble = lambda _prompt, _time: "HTTP 400"
     with pytest.raises(SpilloverError, match="HTTP 400"):
         EndpointJudge(Endpoint(served.address, limits=QUICK)).score(QUESTION, answers(50))
-    assert sum(served.asked.values()) < 50
+    assert set(served.asked.values()) == {1}
 
 
 # --- the model ------------------------------------------------------------------------------------------------------------
@@ -747,7 +747,7 @@ def test_of_5000_calls_of_which_a_tenth_go_wrong_nothing_is_lost_or_asked_twice_
 
     def trouble(prompt: str, time: int) -> str:
         stream = random.Random(f"{prompt} {time}")
-        return stream.choice([*KINDS, *ODD]) if stream.random() < 0.1 and "number 57" not in prompt else ""
+        return stream.choice([*KINDS, *ODD]) if stream.random() < 0.1 else ""
 
     served.trouble = trouble
     journal = FileJournal(tmp_path / "j")
@@ -769,7 +769,7 @@ def test_of_5000_calls_of_which_a_tenth_go_wrong_nothing_is_lost_or_asked_twice_
             assert score.reason is None
             assert score.value == pytest.approx(expected(prompt), abs=1e-9)
     assert met == {*KINDS, *ODD, ""}
-    assert len(served.asked) == 5001
+    assert len(served.asked) == 5000
     assert set(served.answered.values()) == {1}
     assert {prompt_of(json.loads(name)) for name in served.answered} == {prompt_of(json.loads(name)) for name in served.asked}
     assert endpoint.spent.calls == sum(served.asked.values())
