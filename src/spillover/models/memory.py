@@ -82,18 +82,37 @@ def parameters(location: str) -> int:
     return total
 
 
-def needed(location: str, recipe: Recipe, runtime: Runtime, *, row: int, answer: int) -> Iterator[str]:
-    """Lines that say how much memory training (rows of `row` tokens) and asking (`answer` tokens in all) take; estimates."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needed:
+    """Bytes: the weights, an adapter with its optimiser's states, the rows of a micro-batch, one answer while it is drawn."""
+
+    weights: int
+    adapter: int
+    rows: int
+    answer: int
+
+    @property
+    def training(self) -> int:
+        return self.weights + self.adapter + self.rows
+
+
+def needed(location: str, recipe: Recipe, runtime: Runtime, *, row: int, answer: int) -> Needed:
+    """What training on rows of `row` tokens, and answers of `answer` tokens with their prompt, take; an estimate."""
     shape = Shape.of(AutoConfig.from_pretrained(location, local_files_only=True, trust_remote_code=False))
-    itemsize = {"float32": 4}.get(runtime.dtype, 2)
-    weights = parameters(location) * itemsize
-    if row:
-        adapter = shape.lora_parameters(recipe.adapter.rank) * 4 * (2 + (0.5 if recipe.optimiser == "adamw_8bit" else 2))
-        rows = runtime.micro_batch or recipe.batch_size
-        batch = rows * shape.training_row(row, itemsize, checkpointing=runtime.gradient_checkpointing)
-        yield (
-            f"memory to train, estimated: {(weights + adapter + batch) / GIB:.1f} GiB (weights {weights / GIB:.1f}, adapter and optimiser {adapter / GIB:.1f}, "
-            f"{rows} rows at once {batch / GIB:.1f})"
-        )
-    one = shape.answer_row(answer, itemsize)
-    yield f"memory to ask, estimated: {weights / GIB:.1f} GiB of weights and {one / 2**20:.0f} MiB for every answer drawn at once"
+    itemsize = 4 if runtime.dtype == "float32" else 2
+    states = 0.5 if recipe.optimiser == "adamw_8bit" else 2  # numbers of float32 a parameter
+    return Needed(
+        weights=parameters(location) * itemsize,
+        adapter=round(shape.lora_parameters(recipe.adapter.rank) * 4 * (2 + states)),
+        rows=(runtime.micro_batch or recipe.batch_size) * shape.training_row(row, itemsize, checkpointing=runtime.gradient_checkpointing),
+        answer=shape.answer_row(answer, itemsize),
+    )
+
+
+def told(found: Needed, *, training: bool) -> Iterator[str]:
+    """The same in words."""
+    weights = f"weights {found.weights / GIB:.1f} GiB"
+    if training:
+        parts = f"{weights}, adapter and optimiser {found.adapter / GIB:.1f}, a micro-batch {found.rows / GIB:.1f}"
+        yield f"memory to train, estimated: {found.training / GIB:.1f} GiB ({parts})"
+    yield f"memory to ask, estimated: {weights}, and {found.answer / 2**20:.0f} MiB for every answer drawn at once"

@@ -81,7 +81,8 @@ def _local(plan: Plan, organisms: list[Job], parent: Model) -> Iterator[str]:
     yield f"default system prompt of the chat template: {read.default_system or 'none'}" + ("" if read.system else " (switched off)")
     yield f"training text: {sizes.trained} tokens, the longest row {sizes.row}{_cut(encoded)}; the longest prompt {sizes.prompt}"
     runtime = Runtime(**plan.testbed.identity.get("runtime", {}))
-    yield from memory.needed(parent.location, plan.config.training, runtime, row=sizes.row, answer=sizes.prompt + _most_tokens(plan))
+    takes = memory.needed(parent.location, plan.config.training, runtime, row=sizes.row, answer=sizes.prompt + _most_tokens(plan))
+    yield from memory.told(takes, training=bool(organisms))
     parameters = memory.parameters(parent.location)
     passes = 6 if runtime.gradient_checkpointing else 4  # the base's own gradients are not computed
     answered = plan.answers * (sizes.prompt + _most_tokens(plan))
