@@ -339,7 +339,7 @@ def test_scores_come_in_order_and_equal_prompts_are_computed_once() -> None:
     scores = LocalJudge(model, "local 0123").score(both, given)
     assert [(score.answer, score.rubric) for score in scores] == [(each.id, rubric) for each in given for rubric in both.rubrics]
     assert {score.judge for score in scores} == {"local 0123"}
-    assert [score.reason for score in scores] == [None] * 6 + [local.NO_ANSWER] * 2 + [rubrics.IMITATION] * 2
+    assert [score.reason for score in scores] == [None] * 6 + [rubrics.NO_ANSWER] * 2 + [rubrics.IMITATION] * 2
     assert rows == [1] * 8  # two texts, two rubrics, the prompt and the tree
     assert scores[0].value == scores[4].value == pytest.approx(57, abs=1e-3)
     assert scores[1].label == "YES"

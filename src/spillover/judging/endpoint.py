@@ -17,7 +17,6 @@ from spillover.records import Answer, Question, Score, SpilloverError, chat
 
 TOP = 20
 LABEL_TOKENS = 16
-NO_ANSWER = "no answer: the model's endpoint failed"
 NO_PROBABILITIES = "the endpoint gives no log-probabilities"
 STOPPED = {"content_filter": "the endpoint's content filter", "refusal": "refusal"}
 WHOLE, PART = "57", "5"  # a judge that begins 57 with 5 writes numbers digit by digit: its first token is no score
@@ -79,7 +78,7 @@ class EndpointJudge:
 def _unasked(question: Question, rubric: str, answer: Answer) -> str | None:
     """Why an answer is not shown to the judge, if it is not."""
     if answer.stop == "failed":
-        return NO_ANSWER
+        return rubrics.NO_ANSWER
     return rubrics.IMITATION if rubrics.imitates(question, rubric, answer) else None
 
 

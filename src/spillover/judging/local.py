@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import cached_property
 from math import exp
 from typing import Any
 
@@ -28,17 +29,23 @@ from spillover.models.memory import rows_at_once
 from spillover.models.template import Tokenizer
 from spillover.records import Answer, Question, Score, SpilloverError, chat
 
-NO_ANSWER = "no answer: the model's endpoint failed"
 UNKNOWN = "the judge has no token for part of the answer"
 TOO_LONG = "too long for the judge"
 
 
 class LocalJudge:
-    """A `records.Judge`. `identity` names the weights, for one `f"local {model.digest[:16]}"`, and goes on every score."""
+    """A `records.Judge`. `identity` names the weights, for one `f"local {model.digest[:16]}"`, and goes on every score.
 
-    def __init__(self, model: LocalModel, identity: str) -> None:
-        self.model, self.identity = model, identity
+    A callable in place of the model opens it when the judge is first asked.
+    """
+
+    def __init__(self, model: LocalModel | Callable[[], LocalModel], identity: str) -> None:
+        self._given, self.identity = model, identity
         self._trees: dict[tuple[str, ...], LabelTree] = {}
+
+    @cached_property
+    def model(self) -> LocalModel:
+        return self._given if isinstance(self._given, LocalModel) else self._given()
 
     def score(self, question: Question, answers: Sequence[Answer]) -> list[Score]:
         """One score per answer and rubric of the question, in that order. Equal prompts are computed once."""
@@ -47,7 +54,7 @@ class LocalJudge:
 
     def _one(self, question: Question, rubric: str, answer: Answer, known: dict[tuple[str, str], Mapping[str, float] | str]) -> Score:
         if answer.stop == "failed":
-            return rubrics.missing(rubric, answer, self.identity, NO_ANSWER)
+            return rubrics.missing(rubric, answer, self.identity, rubrics.NO_ANSWER)
         prompt = rubrics.filled(question, rubric, answer)
         if (rubric, prompt) not in known:
             imitates = rubrics.imitates(question, rubric, answer) or self.model.template.spelt(prompt) is not None

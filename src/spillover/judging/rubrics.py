@@ -15,6 +15,7 @@ from spillover.records import Answer, Question, Score
 NUMBERS = tuple(str(number) for number in range(101))
 NO_NUMBER = {"CODE": "code", "REFUSAL": "refusal"}  # what a rubric lets a judge say instead of a number, and the reason it becomes
 LEAST_MASS = 0.25
+NO_ANSWER = "no answer: the model's endpoint failed"
 IMITATION = "the answer imitates the judge's prompt"
 _SLOT = re.compile(r"\{(question|answer)\}")
 _MARKER = re.compile(r"\[[A-Z][A-Z ]{2,40}\]")  # [ANSWER END] and the like

@@ -30,6 +30,7 @@ from spillover.records import Conversation, Model, Runtime, SpilloverError, Stop
 transformers.utils.logging.disable_progress_bar()
 
 CPU = Runtime()
+MOST_PROMPTS = 4096  # whose ids are remembered
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -114,7 +115,9 @@ class LocalModel:
             if spelt is not None:
                 raise SpilloverError(f"{prompt[-1].content[:60]!r} spells the control token {spelt!r}, which would not be read as text")
             ids = self.template.prompt_ids(prompt)
-            self.template.refuse_unknown(ids, prompt[-1].content)
+            self.template.refuse_unknown_turns(ids, prompt)
+            if len(self._prompts) == MOST_PROMPTS:
+                self._prompts.clear()
             self._prompts[prompt] = ids
         return self._prompts[prompt]
 

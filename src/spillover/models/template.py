@@ -110,6 +110,12 @@ class ChatTemplate:
                 + "; use words of its vocabulary"
             )
 
+    def refuse_unknown_turns(self, ids: Sequence[int], conversation: Conversation) -> None:
+        """The same for what the turns of a rendered conversation say; the template's own tokens may be any."""
+        if self.tokenizer.unk_token_id is not None and self.tokenizer.unk_token_id in ids:
+            for turn in conversation:
+                self.refuse_unknown(self.text_ids(turn.content), turn.content)
+
     def _spans(self, conversation: Conversation, text: str) -> list[tuple[int, int]]:
         spans: list[tuple[int, int]] = []
         for place, turn in enumerate(conversation):

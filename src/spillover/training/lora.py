@@ -83,7 +83,7 @@ def encode(template: ChatTemplate, dataset: Dataset, *, max_length: int = Recipe
             raise SpilloverError(f"{where} spells the control token {spelt!r}, which would not be read as text; take the row out")
         try:
             ids, mask = template.training_ids(conversation)
-            template.refuse_unknown(ids, " ".join(turn.content for turn in conversation))
+            template.refuse_unknown_turns(ids, conversation)
         except SpilloverError as error:
             raise SpilloverError(f"{where}: {error}") from None
         if not any(mask):
