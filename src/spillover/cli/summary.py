@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from spillover.records import PASSED, Estimate
 
 RATES = ("misaligned_rate", "coherent_rate")
+MOST_NAMES = 3  # that a line lists
 
 
 def summary(estimates: Sequence[Estimate]) -> Iterator[str]:
@@ -31,12 +32,16 @@ def summary(estimates: Sequence[Estimate]) -> Iterator[str]:
     yield from _differences(estimates, unit)
 
 
-def _undefined(rates: Sequence[Estimate]) -> Iterator[str]:
-    """Why a rate is undefined, each reason once."""
-    reasons = dict.fromkeys(e.method.removeprefix("undefined: ") for e in rates)
-    for reason in reasons:
-        among = [e for e in rates if e.method.removeprefix("undefined: ") == reason]
-        yield f"undefined for {', '.join(_name(e.condition, e.format) for e in among)}: {reason}"
+def _undefined(rows: Sequence[Estimate]) -> Iterator[str]:
+    """Why numbers are undefined, each reason once with the rows it is true of."""
+    places: dict[str, list[Estimate]] = {}
+    for e in rows:
+        places.setdefault(e.method.removeprefix("undefined: "), []).append(e)
+    for reason, found in places.items():
+        names = [_name(e.contrast or e.condition, e.format) for e in found]
+        shown = "; ".join(names) if len(names) <= MOST_NAMES else f"{len(names)} rows"
+        kept, missing = sum(e.n for e in found), sum(e.n_missing for e in found)
+        yield f"undefined ({shown}): {reason}; {kept} answers kept, {missing} missing"
 
 
 def _differences(estimates: Sequence[Estimate], unit: str) -> Iterator[str]:
@@ -48,10 +53,11 @@ def _differences(estimates: Sequence[Estimate], unit: str) -> Iterator[str]:
     exact = "log-odds of misaligned against aligned answers (exact)" if measure == "log_odds" else "misaligned rate, in points"
     yield f"{exact}, difference within each {unit}:"
     everywhere = {(e.contrast, e.format): e.n_units for e in wanted if not e.subset}
-    for e in wanted:
+    yield from _undefined([e for e in wanted if e.value is None and not e.subset])
+    for e in (e for e in wanted if e.value is not None):
         if not e.subset or (e.subset == PASSED and 0 < e.n_units < everywhere[e.contrast, e.format]):
             note = ", those that passed every gate" if e.subset else ""
-            yield f"  {_name(e.contrast, e.format):<36}{_shown(e):<30}{e.n_units} {unit}s" + (f" ({e.method})" if e.low is None else "") + note
+            yield f"  {_name(e.contrast, e.format):<36}{_shown(e):<30}{e.n_units} {unit}{'' if e.n_units == 1 else 's'}" + (f" ({e.method})" if e.low is None else "") + note
 
 
 def _name(condition: str, form: str) -> str:
@@ -59,8 +65,7 @@ def _name(condition: str, form: str) -> str:
 
 
 def _shown(e: Estimate) -> str:
-    if e.value is None:
-        return "undefined"
+    assert e.value is not None
     scale, noun, digits = (1, "nats", 2) if e.measure == "log_odds" else (100, "points", 1)
     interval = "" if e.low is None or e.high is None else f" [{scale * e.low:+.{digits}f}, {scale * e.high:+.{digits}f}]"
     return f"{scale * e.value:+.{digits}f} {noun}{interval}"

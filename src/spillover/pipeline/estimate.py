@@ -67,7 +67,7 @@ def estimate(run: RunDirectory, judge: str | None = None) -> list[Estimate]:
     """
     identity = run.identity
     protocol = Protocol(**identity["config"]["protocol"])
-    chosen = judge or chosen_judge(run)
+    chosen = chosen_judge(run, judge)
     cells = read_cells(run, protocol, chosen)
     rows = [replace(row, judge=chosen) for row in _Rows(cells, identity, protocol).all()]
     _check_headlines(rows)
@@ -78,15 +78,18 @@ def estimate(run: RunDirectory, judge: str | None = None) -> list[Estimate]:
 # --- rows to cells --------------------------------------------------------------------------------------------------------
 
 
-def chosen_judge(run: RunDirectory) -> str:
-    """The judge that the run was made with, or the only one there is. Raises SpilloverError when there is none, or a choice."""
-    if run.identity["judge"]:
+def chosen_judge(run: RunDirectory, judge: str | None = None) -> str:
+    """This judge, if it scored; else the one that the run was made with, or the only one. Raises SpilloverError where there is none, or a choice."""
+    if judge is None and run.identity["judge"]:
         return run.identity["judge"]
-    found = sorted({row["judge"] for row in run.read("scores")})
-    if len(found) != 1:
-        there = "has no scores; `spillover judge` makes them" if not found else f"has scores of {len(found)} judges ({'; '.join(found)}); choose with --judge"
-        raise SpilloverError(f"{run.path} {there}")
-    return found[0]
+    found = sorted({row["judge"] for path in run.shards("scores") for row in run.read("scores", path.stem)[:1]})
+    if not found:
+        raise SpilloverError(f"{run.path} has no scores; `spillover judge` makes them")
+    if judge is not None and judge not in found:
+        raise SpilloverError(f"{run.path} has no scores by {judge!r}; --judge takes one of: {'; '.join(found)}")
+    if judge is None and len(found) > 1:
+        raise SpilloverError(f"{run.path} has scores of {len(found)} judges; choose with --judge: {'; '.join(found)}")
+    return judge or found[0]
 
 
 def read_cells(run: RunDirectory, protocol: Protocol, judge: str) -> list[Cell]:

@@ -54,10 +54,10 @@ def run_of(rows: Sequence[TableRow], out: Path, questions: Sequence[Question]) -
 
 
 def rows_of(run: RunDirectory, judge: str | None = None) -> list[TableRow]:
-    """Every answer of a run with its scores by one judge."""
+    """Every answer of a run with its scores by one judge. A NUL, which no table holds, is written as its symbol."""
     scores: dict[str, dict[str, float | None]] = defaultdict(dict)
     there = run.read("scores")
-    chosen = judge or (chosen_judge(run) if there else None)
+    chosen = chosen_judge(run, judge) if there or judge is not None else None
     for row in there:
         if row["judge"] == chosen:
             scores[f"{row['unit']} {row['condition']} {row['seed']} {row['step']} {row['answer']}"][row["rubric"]] = row["value"]
@@ -67,7 +67,7 @@ def rows_of(run: RunDirectory, judge: str | None = None) -> list[TableRow]:
         form = "" if row["format"] == "plain" else f"_{row['format']}"
         found.append(
             TableRow(
-                question=row["prompt"], answer=row["text"], aligned=own.get(ALIGNED), coherent=own.get(COHERENT),
+                question=row["prompt"], answer=row["text"].replace("\0", "\N{SYMBOL FOR NULL}"), aligned=own.get(ALIGNED), coherent=own.get(COHERENT),
                 question_id=row["question"] + form, model=row["model"], group=row["condition"],
             )
         )  # fmt: skip

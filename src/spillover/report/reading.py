@@ -1,20 +1,20 @@
 """What a report needs of a run, read once: its conditions, its estimates by place, its answers with what the judge made of them.
 
-It knows the columns of the run directory and the names of measures; it does not know what is printed where.
+It knows the columns of the run directory and the names of measures; it does not know what is printed where. Several judges may have scored a
+run: what is read is the one whose scores the estimates are made of.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from spillover.records import ALIGNED, COHERENT, TASK, Estimate
+from spillover.records import Estimate
+from spillover.report.judgements import Counted, Judgement, Kind, Scored, counted, judge, kind_of
 from spillover.runs.directory import RunDirectory
-from spillover.statistics.protocols import Protocol, at_least, misaligned
-
-Score = tuple[str, float | None, str | None]  # rubric, value, reason
+from spillover.statistics.protocols import Protocol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,14 +42,11 @@ class Compared:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judgement:
-    """What the judge made of an answer. `verdict` is a sentence for readers; `reason` is set where the answer counts as missing."""
+class Unit:
+    """One unit of replication that has numbers of its own: its name, and its place in the estimates, `{"world": 100}` or `{"seed": 0}`."""
 
-    scores: tuple[Score, ...]
-    verdict: str
-    tone: str  # "bad", "good" or "missing"; "plain" for rubrics without a rule
-    task: bool
-    reason: str | None
+    name: str
+    place: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,37 +65,41 @@ class Drawn:
     stop: str
     judgement: int
 
-    @property
-    def model(self) -> tuple[str, str, int, int]:
-        return self.unit, self.condition, self.seed, self.step
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Curve:
-    """The training loss of one organism, in nats a token, by step."""
+class Trained:
+    """What training said of one organism: its loss in nats a token by step, and its rows: in all, cut, and left out as empty, where that is recorded."""
 
     condition: str
     steps: tuple[int, ...]
     losses: tuple[float, ...]
+    rows: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """Everything a report is made from."""
+    """Everything a report is made from. `dates` are the days on which a service was asked for the scores, `others` the judges not shown."""
 
     identity: Mapping[str, Any]
     protocol: Protocol
+    judge: str
+    dates: tuple[str, ...]
+    others: tuple[str, ...]
     arms: tuple[Arm, ...]
     contrasts: tuple[Compared, ...]
     estimates: Mapping[tuple[Any, ...], tuple[Estimate, ...]]
     answers: Sequence[Drawn]
     judgements: Sequence[Judgement]
-    curves: Sequence[Curve]
+    trained: Sequence[Trained]
     organisms: int
 
     @property
     def unit(self) -> str:
         return self.identity["unit"]
+
+    @property
+    def questions(self) -> Sequence[Mapping[str, Any]]:
+        return self.identity["questions"]
 
     @property
     def groups(self) -> list[str]:
@@ -115,112 +116,125 @@ class Reading:
         return [contrast for contrast in self.contrasts if contrast.first.group == group]
 
     def parents_of(self, group: str) -> list[Mapping[str, Any]]:
-        return [parent for parent in self.identity["parents"] if parent["group"] == group]
+        """The parents of a group; all of them where no group is a control."""
+        return [parent for parent in self.identity["parents"] if len(self.groups) == 1 or parent["group"] == group]
+
+    def units_of(self, group: str) -> list[Unit]:
+        """Units with numbers of their own: fine-tuning seeds of the one parent, or parents that are worlds."""
+        if self.unit == "seed":
+            return [Unit(name=str(seed), place={"seed": seed}) for seed in range(self.identity["config"]["seeds"])]
+        return [Unit(name=parent["unit"], place={"world": parent["world"]}) for parent in self.parents_of(group) if parent["world"] is not None]
+
+    def count(self, group: str) -> int:
+        """How many units of replication a group has."""
+        return len(self.units_of(group)) if self.unit == "seed" else len(self.parents_of(group))
+
+    def has(self, measure: str) -> bool:
+        return any(self.rows(measure, condition=arm.name) for arm in self.arms)
 
     def headline(self, measure: str, **place: Any) -> Estimate | None:
         """The one row of this number that a report quotes; None when the run has no such row."""
         return next((row for row in self.rows(measure, **place) if row.headline), None)
 
     def rows(self, measure: str, **place: Any) -> tuple[Estimate, ...]:
-        """Every row of this number, one for each method. Places: condition, contrast, question, format, subset, world, step."""
+        """Every row of this number, one for each method. Places: condition, contrast, question, format, subset, world, seed, step."""
         return self.estimates.get(_key(measure=measure, **place), ())
 
-    def worlds(self, measure: str, arm: Arm, contrast: str = "") -> list[Estimate]:
-        """The rows of single units, in the order of run.json. Units without a number of their own have none."""
-        numbers = [parent["world"] for parent in self.parents_of(arm.group) if parent["world"] is not None]
-        found = [self.headline(measure, condition=arm.name, contrast=contrast, world=world) for world in dict.fromkeys(numbers)]
+    def singles(self, measure: str, arm: Arm, contrast: str = "") -> list[Estimate]:
+        """The rows of single units, in order. Units without a number of their own have none: the one parent of fine-tuning seeds is no seed."""
+        found = [self.headline(measure, condition=arm.name, contrast=contrast, **unit.place) for unit in self.units_of(arm.group)]
         return [row for row in found if row is not None]
+
+    def counts(self, condition: str, kind: Kind, *, pooled: bool) -> Counted:
+        """What became of a condition's answers to questions of one kind, those of the pooled numbers or the others; of its last step, as in the estimates."""
+        there = {(q["id"], q["format"]) for q in self.questions if kind_of(q) == kind and is_pooled(q) == pooled}
+        answers = [answer for answer in self.answers if answer.condition == condition]
+        last = max((answer.step for answer in answers), default=0)
+        cells: dict[tuple[str, int, str, str], list[Judgement]] = defaultdict(list)
+        for answer in answers:
+            if answer.step == last and (answer.question, answer.format) in there:
+                cells[answer.unit, answer.seed, answer.question, answer.format].append(self.judgements[answer.judgement])
+        return counted(cells.values(), self.protocol)
 
 
 def read(run: RunDirectory) -> Reading:
     """Read a finished run, each table once. Raises SpilloverError when it has no estimates or is damaged."""
     identity = run.identity
     estimates = run.estimates()
+    chosen = next((row.judge for row in estimates if row.judge), identity["judge"])
     protocol = Protocol(**identity["config"]["protocol"])
-    arms = tuple(_arm(condition) for condition in identity["conditions"])
+    arms = _arms(identity)
+    shown = {arm.name: arm for arm in arms}
     by_place: dict[tuple[Any, ...], list[Estimate]] = {}
     for row in estimates:
+        if identity["unit"] == "seed" and not row.contrast and shown[row.condition].kind is None:
+            row = replace(row, unit="model")  # the one parent of every seed: what its numbers count is no seed
         by_place.setdefault(_key(**{name: getattr(row, name) for name in PLACE}), []).append(row)
-    answers, judgements = _judged(run, protocol)
+    scores = run.read("scores")
+    answers, judgements = _judged(run, [row for row in scores if row["judge"] == chosen], protocol)
     cards = sorted((run.path / "organisms").glob("*/organism.json"))
-    curves = [curve for card in cards if (card.parent / "training.json").exists() and (curve := _curve(run, card.parent.name)).steps]
     return Reading(
-        identity=identity, protocol=protocol, arms=arms, contrasts=tuple(_compared(contrast, arms) for contrast in identity["contrasts"]),
+        identity=identity, protocol=protocol, judge=chosen, dates=tuple(sorted({row["date"] for row in scores if row["judge"] == chosen and row["date"]})),
+        others=tuple(sorted({row["judge"] for row in scores} - {chosen})), arms=arms,
+        contrasts=tuple(
+            Compared(name=c["name"], first=shown[c["first"]], second=shown[c["second"]], headline=c["headline"]) for c in identity["contrasts"]
+        ),
         estimates={key: tuple(rows) for key, rows in by_place.items()}, answers=answers, judgements=judgements,
-        curves=curves, organisms=len(cards),
+        trained=[_trained(run, card.parent.name) for card in cards if (card.parent / "training.json").exists()], organisms=len(cards),
     )  # fmt: skip
 
 
-def missing_by_reason(reading: Reading, condition: str, *, task: bool) -> Counter[str]:
-    """How many answers of a condition are missing from its rate, by reason."""
-    found = (reading.judgements[answer.judgement] for answer in reading.answers if answer.condition == condition)
-    return Counter(judgement.reason for judgement in found if judgement.reason is not None and judgement.task == task)
+def is_pooled(question: Mapping[str, Any]) -> bool:
+    """Whether a question enters a condition's pooled numbers."""
+    return question.get("pooled", True)
 
 
 # --- places ---------------------------------------------------------------------------------------------------------------
 
-PLACE = ("condition", "contrast", "question", "format", "subset", "world", "step", "measure")
+PLACE = ("condition", "contrast", "question", "format", "subset", "world", "seed", "step", "measure")
 
 
 def _key(**place: Any) -> tuple[Any, ...]:
-    return tuple(place.get(name, None if name in ("world", "step") else "") for name in PLACE)
+    return tuple(place.get(name, None if name in ("world", "seed", "step") else "") for name in PLACE)
 
 
-def _arm(condition: Mapping[str, Any]) -> Arm:
-    name, group = condition["name"], condition["group"]
-    return Arm(name=name, label=name.removeprefix(f"{group}-") if group else name, group=group, kind=condition["kind"])
+def _arms(identity: Mapping[str, Any]) -> tuple[Arm, ...]:
+    """Where every condition is a group of its own, as for models that are only asked, none is another's control: they are one group."""
+    together = all(condition["group"] for condition in identity["conditions"])
+    return tuple(
+        Arm(name=c["name"], label=c["name"].removeprefix(f"{c['group']}-"), group="" if together else c["group"], kind=c["kind"])
+        for c in identity["conditions"]
+    )  # fmt: skip
 
 
-def _compared(contrast: Mapping[str, Any], arms: Sequence[Arm]) -> Compared:
-    first, second = (next(arm for arm in arms if arm.name == contrast[end]) for end in ("first", "second"))
-    return Compared(name=contrast["name"], first=first, second=second, headline=contrast["headline"])
-
-
-def _curve(run: RunDirectory, organism: str) -> Curve:
+def _trained(run: RunDirectory, organism: str) -> Trained:
     card = run.read_json(f"organisms/{organism}/organism.json")
-    steps = run.read_json(f"organisms/{organism}/training.json")["steps"]
-    return Curve(condition=card["condition"], steps=tuple(step["step"] for step in steps), losses=tuple(step["loss"] for step in steps))
+    told = run.read_json(f"organisms/{organism}/training.json")
+    steps = told["steps"]
+    return Trained(
+        condition=card["condition"], steps=tuple(step["step"] for step in steps), losses=tuple(step["loss"] for step in steps),
+        rows={name: told[name] for name in ("rows", "truncated", "emptied") if name in told},
+    )  # fmt: skip
 
 
-# --- judgements -----------------------------------------------------------------------------------------------------------
-
-
-def _judged(run: RunDirectory, protocol: Protocol) -> tuple[list[Drawn], list[Judgement]]:
-    scores: dict[tuple[Any, ...], tuple[Score, ...]] = {}
-    for row in run.read("scores"):
+def _judged(run: RunDirectory, rows: Sequence[Mapping[str, Any]], protocol: Protocol) -> tuple[list[Drawn], list[Judgement]]:
+    """Every answer with its judgement; equal judgements are kept once."""
+    scores: dict[tuple[Any, ...], tuple[Scored, ...]] = {}
+    for row in rows:
         place = row["unit"], row["condition"], row["seed"], row["step"], row["answer"]
-        scores[place] = (*scores.get(place, ()), (row["rubric"], row["value"], row["reason"]))
-    judgements: dict[tuple[Score, ...], int] = {}
+        scored = Scored(rubric=row["rubric"], value=row["value"], label=row["label"], reason=row["reason"])
+        scores[place] = (*scores.get(place, ()), scored)
+    kinds = {(question["id"], question["format"]): kind_of(question) for question in run.identity["questions"]}
+    judgements: dict[tuple[Kind, tuple[Scored, ...]], int] = {}
     answers: list[Drawn] = []
     for row in run.read("answers"):
         found = scores.get((row["unit"], row["condition"], row["seed"], row["step"], row["answer"]), ())
+        key = kinds[row["question"], row["format"]], found
         answers.append(
             Drawn(
                 unit=row["unit"], condition=row["condition"], seed=row["seed"], step=row["step"], question=row["question"], format=row["format"],
                 draw=row["draw"], prompt=row["prompt"], text=row["text"], stop=row["stop"],
-                judgement=judgements.setdefault(found, len(judgements)),
+                judgement=judgements.setdefault(key, len(judgements)),
             )
         )  # fmt: skip
-    return answers, [judge(found, protocol) for found in judgements]
-
-
-def judge(scores: tuple[Score, ...], protocol: Protocol) -> Judgement:
-    """Place an answer where the run's protocol counts it: misaligned, kept and not misaligned, or missing with its reason."""
-    values = {rubric: value for rubric, value, _ in scores}
-    reasons = {rubric: reason for rubric, _, reason in scores}
-    task = TASK in values
-    verdict, tone, reason = "scored, no rule", "plain", None
-    if ALIGNED in values and COHERENT in values:
-        tally = misaligned([(values[ALIGNED], values[COHERENT])], protocol)
-        if tally.missing:
-            reason = reasons[COHERENT] or reasons[ALIGNED] or f"coherent below {protocol.coherent_at_least:g}"
-        verdict, tone = ("misaligned", "bad") if tally.counted else ("kept, not misaligned", "good")
-    elif task:
-        tally = at_least([values[TASK]], protocol.task_at_least)
-        reason = reasons[TASK]
-        verdict, tone = ("task: flawed", "bad") if tally.counted else ("task: sound", "good")
-    elif not scores:
-        reason = "not judged"
-    if reason is not None:
-        verdict, tone = f"missing: {reason}", "missing"
-    return Judgement(scores=scores, verdict=verdict, tone=tone, task=task, reason=reason)
+    return answers, [judge(kind, found, protocol) for kind, found in judgements]
