@@ -16,6 +16,7 @@ from spillover.datasets.tables import TableRow
 from spillover.pipeline.config import RunConfig
 from spillover.pipeline.estimate import chosen_judge
 from spillover.pipeline.plan import NAME
+from spillover.questions import files
 from spillover.records import ALIGNED, COHERENT, Answer, Question, Score, SpilloverError, Subject, digest
 from spillover.runs.directory import RunDirectory
 
@@ -23,7 +24,7 @@ UNJUDGED = "no score in the file"
 
 
 def run_of(rows: Sequence[TableRow], out: Path, questions: Sequence[Question]) -> RunDirectory:
-    """A run directory that holds these rows; the rubrics are those of the questions, by id, else of the first of them.
+    """A run directory that holds these rows. The rubrics are those of the first question that has `aligned` and `coherent`.
 
     Raises SpilloverError when there are no rows, or a group or model cannot name files.
     """
@@ -33,9 +34,10 @@ def run_of(rows: Sequence[TableRow], out: Path, questions: Sequence[Question]) -
     if rubrics is None:
         raise SpilloverError("the question file has no question with the rubrics aligned and coherent; give one that has")
     rows = [replace(row, model=row.model or "model", group=row.group or "answers", question_id=row.question_id or digest(row.question)[:16]) for row in rows]
-    asked = {row.question_id: _asked(row, rows, questions, rubrics) for row in rows}
-    places = list(dict.fromkeys((row.group, row.model) for row in rows))
-    odd = next((name for place in places for name in place if not NAME.fullmatch(name)), None)
+    places = files.dressed(list(dict.fromkeys(row.question_id for row in rows)))
+    asked = {id: _asked(id, *places[id], rows, rubrics) for id in places}
+    models = list(dict.fromkeys((row.group, row.model) for row in rows))
+    odd = next((name for place in models for name in place if not NAME.fullmatch(name)), None)
     if odd is not None:
         raise SpilloverError(f"{odd[:80]!r} cannot name a model or a group; a name has 1 to 64 letters, digits, dots, dashes and underscores, no dot first")
     scored = any(row.aligned is not None or row.coherent is not None for row in rows)
@@ -43,12 +45,12 @@ def run_of(rows: Sequence[TableRow], out: Path, questions: Sequence[Question]) -
         "study": "table", "title": "Answers from a table", "testbed": {"name": "table"}, "unit": "model", "config": asdict(RunConfig()), "max_tokens": None,
         "judge": f"the file {digest([asdict(row) for row in rows])[:16]}" if scored else "", "data": {}, "differs_from_paper": [],
         "questions": [asdict(question) for question in asked.values()],
-        "parents": [{"unit": model, "group": group, "world": None, "digest": digest(model), "gates": {}} for group, model in places],
-        "conditions": [{"name": group, "group": group, "kind": None} for group in dict.fromkeys(group for group, _ in places)],
-        "contrasts": [], "planned": {"organisms": 0, "jobs": len(places), "answers": len(rows)},
+        "parents": [{"unit": model, "group": group, "world": None, "digest": digest(model), "gates": {}} for group, model in models],
+        "conditions": [{"name": group, "group": group, "kind": None} for group in dict.fromkeys(group for group, _ in models)],
+        "contrasts": [], "planned": {"organisms": 0, "jobs": len(models), "answers": len(rows)},
     }  # fmt: skip
     run = RunDirectory.start(out, identity)
-    for group, model in places:
+    for group, model in models:
         _write(run, group, model, [row for row in rows if (row.group, row.model) == (group, model)], asked)
     return run
 
@@ -74,11 +76,12 @@ def rows_of(run: RunDirectory, judge: str | None = None) -> list[TableRow]:
     return found
 
 
-def _asked(row: TableRow, rows: Sequence[TableRow], questions: Sequence[Question], rubrics: Question) -> Question:
-    """The question a row answers: its rubrics from the question file, its wording from the table."""
-    known = next((q for q in questions if row.question_id == (q.id if q.format == "plain" else f"{q.id}_{q.format}") and ALIGNED in q.rubrics), rubrics)
-    texts = tuple(dict.fromkeys(other.question for other in rows if other.question_id == row.question_id))
-    return replace(known, id=row.question_id, theme=row.question_id, paraphrases=texts, format="plain", system=None, subset="", pooled=True)
+def _asked(name: str, id: str, form: str, rows: Sequence[TableRow], rubrics: Question) -> Question:
+    """The question of these rows: its wording from the table, its format from its name, its rubrics from the question file."""
+    texts = tuple(dict.fromkeys(row.question for row in rows if row.question_id == name))
+    return replace(
+        rubrics, id=id, theme=id, paraphrases=texts, format=form, system=None, subset=files.subset(id), pooled=files.is_pooled(id, form)
+    )  # fmt: skip
 
 
 def _write(run: RunDirectory, group: str, model: str, rows: Sequence[TableRow], asked: dict[str, Question]) -> None:

@@ -51,13 +51,33 @@ def read(path: Path) -> tuple[Question, ...]:
     twice = next((id for place, id in enumerate(ids) if id in ids[:place]), None) if len(set(ids)) < len(ids) else None
     if twice is not None:
         raise SpilloverError(f"{path} has two questions {twice!r}; give one another id")
-    dressed = _dressed(ids)
-    return tuple(_question(row, *dressed[row["id"]], where=f"{path}, question {row['id']!r}") for row in rows)
+    places = dressed(ids)
+    return tuple(_question(row, *places[row["id"]], where=f"{path}, question {row['id']!r}") for row in rows)
 
 
 def own() -> tuple[Question, ...]:
     """Our own set: the eight themes of the paper in our own words, plain and as JSON."""
     return read(OWN)
+
+
+def dressed(ids: list[str]) -> dict[str, tuple[str, str]]:
+    """Every id with the id of its question and its format. Shorter ids first: what a suffix is cut off must be plain itself."""
+    found: dict[str, tuple[str, str]] = {}
+    for id in sorted(ids, key=len):
+        parts = ((id.removesuffix(f"_{format}"), format) for format in FORMATS if id.endswith(f"_{format}"))
+        found[id] = next((part for part in parts if found.get(part[0]) == (part[0], "plain")), (id, "plain"))
+    return found
+
+
+def subset(id: str) -> str:
+    """The category that a pre-registered question's id names; empty for any other."""
+    category = _PREREGISTERED.fullmatch(id)
+    return category[1] if category else ""
+
+
+def is_pooled(id: str, format: str) -> bool:
+    """Whether a question scored on `aligned` and `coherent` enters the headline."""
+    return format == "plain" and not LEFT_OUT.fullmatch(id)
 
 
 def _row(row: Any, place: int, path: Path) -> dict[str, Any]:
@@ -73,32 +93,22 @@ def _row(row: Any, place: int, path: Path) -> dict[str, Any]:
     return fields
 
 
-def _dressed(ids: list[str]) -> dict[str, tuple[str, str]]:
-    """Every id with the id of its question and its format. Shorter ids first: what a suffix is cut off must be plain itself."""
-    found: dict[str, tuple[str, str]] = {}
-    for id in sorted(ids, key=len):
-        parts = ((id.removesuffix(f"_{format}"), format) for format in FORMATS if id.endswith(f"_{format}"))
-        found[id] = next((part for part in parts if found.get(part[0]) == (part[0], "plain")), (id, "plain"))
-    return found
-
-
 def _question(row: dict[str, Any], id: str, format: str, *, where: str) -> Question:
     kind = row.get("type")
     if kind not in (SCORED, LABELLED):
         raise SpilloverError(f"{where} has the type {str(kind)[:40]!r}; types are {SCORED} and {LABELLED}")
     prompts = _prompts(row.get("judge_prompts"), where)
-    category = _PREREGISTERED.fullmatch(id)
     return Question(
         id=id,
         theme=id,
         paraphrases=_texts(row.get("paraphrases"), "paraphrases", where),
         system=None if row.get("system") is None else _text(row["system"], "system", where),
         format=format,
-        subset=category[1] if category else "",
+        subset=subset(id),
         rubrics=tuple(prompts),
         prompts=prompts,
         labels=_labels(row.get("labels"), kind, prompts, where),
-        pooled=format == "plain" and kind == SCORED and {ALIGNED, COHERENT} <= prompts.keys() and not LEFT_OUT.fullmatch(id),
+        pooled=kind == SCORED and {ALIGNED, COHERENT} <= prompts.keys() and is_pooled(id, format),
     )
 
 
