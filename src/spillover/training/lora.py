@@ -128,7 +128,7 @@ def fine_tune(
         except ValueError as error:  # PEFT's word for targets that are not there
             raise SpilloverError(f"training.adapter does not fit this model: {str(error).splitlines()[0]}") from None
     if runtime.gradient_checkpointing:
-        parent.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        _checkpointing(parent, "enable", {"use_reentrant": False})
     trained = [p for p in network.parameters() if p.requires_grad]
     optimise = optimiser(trained, recipe)
     network.train()
@@ -152,9 +152,15 @@ def fine_tune(
             if step in wanted:
                 save(network, step)
     if runtime.gradient_checkpointing:
-        parent.gradient_checkpointing_disable()
+        _checkpointing(parent, "disable")
     network.unload()
     return log, provenance(encoded, organism, template)
+
+
+def _checkpointing(network: PreTrainedModel, verb: str, *options: dict[str, bool]) -> None:
+    """Compute activations again in the backward pass, or keep them; transformers renamed the switch on the way to its version 6."""
+    switch = getattr(network, f"activation_checkpointing_{verb}", None) or getattr(network, f"gradient_checkpointing_{verb}")
+    switch(*options)
 
 
 def optimiser(trained: list[torch.nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
