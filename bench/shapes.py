@@ -1,9 +1,9 @@
 """The road at the shapes of Qwen2.5 0.5B and 7B with random weights on one GPU: load, train, ask, judge; memory and rates.
 
-    python bench/shapes.py ROWS.jsonl WORK OUT.jsonl [0.5b] [7b]
+    python bench/shapes.py ROWS.jsonl WORK OUT.jsonl [tiny] [0.5b] [7b]
 
 No language comes out of random weights; what is measured is what a real model of that shape costs. One JSON line a stage; `tokens` are
-real ones, without padding.
+real ones, without padding. Without a GPU it runs on the CPU, in float32 (`tiny` takes a minute).
 """
 
 from __future__ import annotations
@@ -30,7 +30,12 @@ from spillover.records import Answer, Dataset, Model, Organism, Recipe, Runtime
 from spillover.sampling.draws import Sampling, sample
 from spillover.training import lora
 
+DEVICE, DTYPE = local.resolved("auto", "auto")
 SHAPES: dict[str, dict[str, Any]] = {
+    "tiny": {
+        "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 8000,
+        "tie_word_embeddings": True,
+    },
     "0.5b": {
         "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14, "num_key_value_heads": 2, "vocab_size": 151936,
         "tie_word_embeddings": True,
@@ -56,7 +61,12 @@ def main(rows: Path, work: Path, out: Path, names: list[str]) -> None:
     for name in names:
         directory = build(name, [turn.content for conversation in data.conversations for turn in conversation], work / name)
         for line in measured(directory, data):
-            line |= {"shape": name, "device": torch.cuda.get_device_name(), "torch": torch.__version__, "transformers": transformers.__version__}
+            line |= {
+                "shape": name,
+                "device": torch.cuda.get_device_name() if DEVICE == "cuda" else "cpu",
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+            }
             print(json.dumps(line), flush=True)
             with out.open("a") as file:
                 file.write(json.dumps(line) + "\n")
@@ -70,12 +80,13 @@ def build(name: str, texts: list[str], directory: Path) -> Path:
     read = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=TEMPLATE)
     config = Qwen2Config(**SHAPES[name], max_position_embeddings=32768, rope_theta=1e6, eos_token_id=read.eos_token_id, bos_token_id=None)
     torch.manual_seed(0)
-    with torch.device("cuda"):
-        network = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    with torch.device(DEVICE):
+        network = AutoModelForCausalLM.from_config(config, dtype=local.DTYPES[DTYPE])
     network.save_pretrained(directory)
     read.save_pretrained(directory)
     del network
-    torch.cuda.empty_cache()
+    if DEVICE == "cuda":
+        torch.cuda.empty_cache()
     return directory
 
 
@@ -83,7 +94,7 @@ def measured(directory: Path, data: Dataset) -> Iterator[dict[str, Any]]:
     with timed() as took:
         digest = local.weights_digest(directory)
     yield {"stage": "digest", **took}
-    parent, runtime = Model(digest=digest, location=str(directory)), Runtime(device="cuda", dtype="bfloat16", micro_batch=2)
+    parent, runtime = Model(digest=digest, location=str(directory)), Runtime(device=DEVICE, dtype=DTYPE, micro_batch=2)
     with timed() as took:
         model = local.load(parent, runtime)
     yield {"stage": "load", "parameters": memory.parameters(str(directory)), **took}
@@ -137,16 +148,20 @@ def judging(model: local.LocalModel, answers: list[Answer]) -> dict[str, Any]:
 
 
 @contextmanager
-def timed() -> Iterator[dict[str, float]]:
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    found: dict[str, float] = {}
+def timed() -> Iterator[dict[str, float | None]]:
+    """Seconds, and on a GPU the most memory that was held."""
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    found: dict[str, float | None] = {}
     started = time.perf_counter()
     yield found
-    torch.cuda.synchronize()
-    found |= {"wall_s": time.perf_counter() - started, "peak_gib": torch.cuda.max_memory_allocated() / memory.GIB}
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+    peak = torch.cuda.max_memory_allocated() / memory.GIB if DEVICE == "cuda" else None
+    found |= {"wall_s": time.perf_counter() - started, "peak_gib": peak}
 
 
 if __name__ == "__main__":
     rows, work, out, *names = sys.argv[1:]
-    main(Path(rows), Path(work), Path(out), names or list(SHAPES))
+    main(Path(rows), Path(work), Path(out), names or ["0.5b", "7b"])

@@ -94,7 +94,7 @@ def _local(plan: Plan, organisms: list[Job], parent: Model) -> Iterator[str]:
     minutes = (train_s * len(organisms) + _asking_s(plan, parent) * len(plan.jobs)) / 60
     tried = f"judged by a trial of {TRIAL_STEPS} steps and one answer in {TRIAL_SHARE}"
     yield f"about {minutes:.1f} minutes on {plan.config.threads} threads of this machine, {tried}"
-    yield "(where other programs use the cores, --set threads=1 may be many times faster)"
+    yield "(where other programs use the cores, --set threads=1 may be faster)"
 
 
 def _most_tokens(plan: Plan) -> int:
