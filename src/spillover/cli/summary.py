@@ -56,8 +56,8 @@ def _differences(estimates: Sequence[Estimate], unit: str) -> Iterator[str]:
     yield from _undefined([e for e in wanted if e.value is None and not e.subset])
     for e in (e for e in wanted if e.value is not None):
         if not e.subset or (e.subset == PASSED and 0 < e.n_units < everywhere[e.contrast, e.format]):
-            note = ", those that passed every gate" if e.subset else ""
-            yield f"  {_name(e.contrast, e.format):<36}{_shown(e):<30}{e.n_units} {unit}{'' if e.n_units == 1 else 's'}" + (f" ({e.method})" if e.low is None else "") + note
+            note = (f" ({e.method})" if e.low is None else "") + (", those that passed every gate" if e.subset else "")
+            yield f"  {_name(e.contrast, e.format):<36}{_shown(e):<30}{e.n_units} {unit}{'' if e.n_units == 1 else 's'}{note}"
 
 
 def _name(condition: str, form: str) -> str:

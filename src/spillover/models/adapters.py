@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,17 +52,21 @@ def merge(network: nn.Module, directory: Path) -> None:
     """
     scale = read_scale(directory)
     layers = dict(network.named_modules())
+    owners = Counter(id(layer.weight) for layer in layers.values() if isinstance(getattr(layer, "weight", None), nn.Parameter))
     for name, pair in _pairs(directory).items():
         layer = layers.get(name)
         if not isinstance(layer, nn.Linear):
             raise SpilloverError(f"{directory} does not fit its parent: it changes {name[:80]!r}, which is no linear layer of it")
-        a, b = (pair[half].to(layer.weight.device) for half in "AB")
+        if owners[id(layer.weight)] > 1:
+            raise SpilloverError(f"{directory} does not fit its parent: it changes {name}, whose weights are another layer's too (they are tied)")
+        a, b = (pair[half].to(layer.weight.device, torch.float32) for half in "AB")
         if (a.shape, b.shape) != ((scale.rank, layer.in_features), (layer.out_features, scale.rank)):
             raise SpilloverError(f"{directory} does not fit its parent: its pair for {name} is {tuple(a.shape)} and {tuple(b.shape)} at rank {scale.rank}")
-        if not (a.isfinite().all() and b.isfinite().all()):
-            raise SpilloverError(f"{directory} is damaged: its weights for {name} are not finite")
+        change = ((b @ a) * scale.value).to(layer.weight.dtype)
+        if not change.isfinite().all():
+            raise SpilloverError(f"{directory} is damaged: its weights for {name} are not finite, or too large for {layer.weight.dtype}")
         with torch.no_grad():
-            layer.weight += ((b @ a) * scale.value).to(layer.weight.dtype)
+            layer.weight += change
 
 
 def read_scale(directory: Path) -> Scale:
@@ -82,7 +87,7 @@ def read_scale(directory: Path) -> Scale:
     stabilised: Any = found.get("use_rslora", False)
     if type(rank) is not int or not 1 <= rank <= MOST_RANK:
         raise SpilloverError(f"{where}: r is {str(rank)[:40]}; it must be a whole number from 1 to {MOST_RANK}")
-    if type(alpha) not in (int, float) or not math.isfinite(alpha) or abs(alpha) > 1e6:
+    if type(alpha) not in (int, float) or not abs(alpha) <= 1e6:  # NaN is not
         raise SpilloverError(f"{where}: lora_alpha is {str(alpha)[:40]}; it must be a finite number")
     if type(stabilised) is not bool:
         raise SpilloverError(f"{where}: use_rslora is {str(stabilised)[:40]}; it must be true or false")

@@ -33,7 +33,8 @@ class Shape:
     hidden: int
     feed_forward: int
     vocabulary: int
-    key_value: int  # numbers of keys and values a token and layer
+    query: int  # numbers of queries a token and layer
+    key_value: int  # of keys and values
 
     @classmethod
     def of(cls, config: Any) -> Shape:
@@ -44,7 +45,7 @@ class Shape:
         return cls(
             layers=text.num_hidden_layers, hidden=text.hidden_size, vocabulary=text.vocab_size,
             feed_forward=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
-            key_value=2 * width * (getattr(text, "num_key_value_heads", None) or heads),
+            query=width * heads, key_value=2 * width * (getattr(text, "num_key_value_heads", None) or heads),
         )  # fmt: skip
 
     def answer_row(self, tokens: int, itemsize: int) -> int:
@@ -63,7 +64,7 @@ class Shape:
 
     def lora_parameters(self, rank: int) -> int:
         """Parameters of an adapter on the seven projections of every layer."""
-        per_layer = 2 * (2 * self.hidden) + (2 * self.hidden + self.key_value) + 3 * (self.hidden + self.feed_forward)
+        per_layer = 2 * (self.hidden + self.query) + (2 * self.hidden + self.key_value) + 3 * (self.hidden + self.feed_forward)
         return self.layers * rank * per_layer
 
 
@@ -77,6 +78,8 @@ def parameters(location: str) -> int:
     """How many numbers a model directory's safetensors hold."""
     total = 0
     for path in Path(location).glob("*.safetensors"):
+        if path.name.startswith("consolidated"):  # the same weights once more, in a form of their makers' own
+            continue
         with safe_open(path, "pt") as file:
             total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
     return total

@@ -14,8 +14,9 @@ from pathlib import Path
 from spillover.records import Model, SpilloverError
 
 HUB_ID = re.compile(r"(?!.*(?:--|\.\.))[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
-REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
+REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 COMMIT = re.compile(r"[0-9a-f]{40}")
+UNWANTED = ("consolidated*.safetensors", "original/*")  # the same weights once more, in a form of their makers' own
 WANTED = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt")
 
 
@@ -34,7 +35,7 @@ def is_endpoint(text: str) -> bool:
 
 def parse(text: str) -> tuple[Source, Source | None]:
     """The base and the adapter that a user named. Raises SpilloverError when it is neither a directory nor a hub id."""
-    if Path(text).is_dir():
+    if _is_directory(text):
         return Source(place=text), None
     places = [at for at, character in enumerate(text) if character == ":"]
     for at in places:
@@ -64,7 +65,7 @@ def resolve(text: str) -> Model:
 
 
 def _source(text: str) -> Source | None:
-    if Path(text).is_dir() and text:
+    if _is_directory(text):
         return Source(place=text)
     place, at, revision = text.partition("@")
     if HUB_ID.fullmatch(place) and (not at or REVISION.fullmatch(revision)):
@@ -72,18 +73,26 @@ def _source(text: str) -> Source | None:
     return None
 
 
+def _is_directory(text: str) -> bool:
+    try:
+        return bool(text) and Path(text).is_dir()
+    except OSError:  # a name too long for a file, a place that may not be entered
+        return False
+
+
 def _here(source: Source) -> tuple[Path, str]:
     """The directory of a source, and `ID@COMMIT` if it came from the hub."""
-    if Path(source.place).is_dir():
+    if _is_directory(source.place):
         return Path(source.place), ""
+    import httpx2
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        found = Path(snapshot_download(source.place, revision=source.revision, allow_patterns=list(WANTED)))
+        found = Path(snapshot_download(source.place, revision=source.revision, allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED)))
     except LocalEntryNotFoundError:
         raise SpilloverError(f"{source.place} is no directory, and the hub cannot be reached to fetch it; fetch it once with a network") from None
-    except (HfHubHTTPError, HFValidationError) as error:
+    except (HfHubHTTPError, HFValidationError, httpx2.HTTPError) as error:
         why = type(error).__name__.removesuffix("Error")
         raise SpilloverError(
             f"{source.place}@{source.revision or 'main'} cannot be had from the hub ({why}); check the name, the revision and access"

@@ -57,10 +57,9 @@ class ChatTemplate:
 
     @cached_property
     def end_of_turn(self) -> int | None:
-        """The control token that ends an assistant's turn, if this template has one."""
+        """The control token that ends an assistant's turn, if this template has one; a template's own marks may go on after it."""
         ids, mask = self.training_ids(chat(("user", "ask"), ("assistant", "answer")))
-        last = max((place for place, on in enumerate(mask) if on), default=None)
-        return ids[last] if last is not None and ids[last] in self.control_ids else None
+        return next((token for token, on in zip(reversed(ids), reversed(mask), strict=True) if on and token in self.control_ids), None)
 
     @property
     def filler(self) -> int:
@@ -131,6 +130,8 @@ class ChatTemplate:
 
     def _source(self) -> str:
         found = self.tokenizer.chat_template
+        if isinstance(found, dict):  # several by name; the one of this name is used
+            found = found.get("default")
         if not isinstance(found, str):
             raise SpilloverError("this tokenizer has no chat template; put a chat_template.jinja beside it")
         return found
@@ -159,7 +160,7 @@ def load(location: str, *, system: bool = True) -> ChatTemplate:
         tokenizer = AutoTokenizer.from_pretrained(location, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # tokenizers raises no narrower class for a damaged file
         raise SpilloverError(f"the tokenizer in {location} cannot be read: {_first_line(error)}") from None
-    if not tokenizer.is_fast:
+    if not (tokenizer.is_fast and (Path(location) / "tokenizer.json").is_file()):  # from other files it would be made anew each time, and have no digest
         raise SpilloverError(f"the tokenizer in {location} has no tokenizer.json; save it with a fast tokenizer")
     template = ChatTemplate(tokenizer, system=system)
     check = Path(location) / TEMPLATE_CHECK

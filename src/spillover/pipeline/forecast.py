@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from spillover.pipeline.plan import Job, Plan
 from spillover.pipeline.versions import versions
-from spillover.records import Dataset, Model, Runtime
+from spillover.records import Dataset, Model
 from spillover.sampling.draws import sample
 from spillover.training import schedules
 
@@ -80,7 +80,7 @@ def _local(plan: Plan, organisms: list[Job], parent: Model) -> Iterator[str]:
     )
     yield f"default system prompt of the chat template: {read.default_system or 'none'}" + ("" if read.system else " (switched off)")
     yield f"training text: {sizes.trained} tokens, the longest row {sizes.row}{_cut(encoded)}; the longest prompt {sizes.prompt}"
-    runtime = Runtime(**plan.testbed.identity.get("runtime", {}))
+    runtime = plan.runtime
     takes = memory.needed(parent.location, plan.config.training, runtime, row=sizes.row, answer=sizes.prompt + _most_tokens(plan))
     yield from memory.told(takes, training=bool(organisms))
     parameters = memory.parameters(parent.location)

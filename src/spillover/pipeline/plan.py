@@ -12,7 +12,7 @@ from typing import Any
 
 from spillover.pipeline.config import RunConfig, flatten
 from spillover.pipeline.paper import differences
-from spillover.records import Condition, Dataset, Organism, Parent, SpilloverError, Study, Testbed, subject_key
+from spillover.records import Condition, Dataset, Organism, Parent, Runtime, SpilloverError, Study, Testbed, subject_key
 
 NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,64}")  # what may become part of a file name
 
@@ -68,6 +68,11 @@ class Plan:
         settings = flatten(asdict(self.config)) | flatten(self.testbed.identity)
         settings["sampling.max_tokens"] = self.config.sampling.max_tokens or self.testbed.max_tokens
         return differences(settings)
+
+    @property
+    def runtime(self) -> Runtime:
+        """Where local models compute; the default for a testbed that leaves no choice."""
+        return Runtime(**self.testbed.identity.get("runtime", {}))
 
     @property
     def answers(self) -> int:

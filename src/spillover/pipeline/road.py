@@ -31,7 +31,8 @@ def run(plan: Plan, out: Path, *, progress: Progress = lambda _done, _total, _la
 
     Raises SpilloverError when `out` holds something else or a file in it is damaged.
     """
-    found = RunDirectory.start(out, {**plan.identity(), "versions": versions(plan.config.threads), "created": datetime.now(UTC).isoformat(timespec="seconds")})
+    made = {"versions": versions(plan.config.threads, plan.runtime), "created": datetime.now(UTC).isoformat(timespec="seconds")}
+    found = RunDirectory.start(out, {**plan.identity(), **made})
     for place, job in enumerate(plan.jobs):
         progress(place, len(plan.jobs), job.label)
         for step, model in _models(job, plan, found).items():

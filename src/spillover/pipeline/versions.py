@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import spillover
-from spillover.records import digest
+from spillover.records import Runtime, digest
 
-RECORDED = ("spillover", "torch", "transformers", "peft", "tokenizers", "numpy", "scipy", "pyarrow")
+RECORDED = ("spillover", "torch", "transformers", "peft", "tokenizers", "numpy", "scipy", "pyarrow", "openai")
 
 
-def versions(threads: int) -> dict[str, Any]:
+def versions(threads: int, runtime: Runtime | None = None) -> dict[str, Any]:
     """Set torch's threads and return everything about this installation that can change a number."""
     import torch
 
@@ -24,7 +24,8 @@ def versions(threads: int) -> dict[str, Any]:
         **{name: metadata.version(name) for name in RECORDED},
         "code": code_digest(),
         "threads": torch.get_num_threads(),
-        "dtype": "float32",
+        "dtype": (runtime or Runtime()).dtype,
+        **({"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda} if runtime is not None and runtime.device == "cuda" else {}),
     }
 
 
