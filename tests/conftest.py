@@ -55,6 +55,14 @@ def small_parent(small_worlds: Path) -> Model:
     return Model(digest=card["post_digest"], location=str(small_worlds / "0" / "post"))
 
 
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with what a user has: models, narrow data, a question file."""
+    from small_models import workplace
+
+    return workplace(tmp_path_factory.mktemp("workplace"))
+
+
 @pytest.fixture
 def small_testbed(small_worlds: Path) -> Testbed:
     """The miniature on the small worlds, with few rows of narrow data."""

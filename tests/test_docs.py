@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", "docs/narrow-data.md", "docs/miniature.md", "docs/files.md", "docs/nouns.md", "docs/settings.md")
+REAL = "docs/real-models.md"  # needs a hub, a GPU and a paid judge: its commands run on a small model and a loopback judge
 BLOCK = re.compile(r"(?P<slow><!-- slow -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 RUNS = ("spillover ", "make ")
 
@@ -43,14 +45,18 @@ def reduced(command: str, small: Path) -> str:
 
 
 def run_shell(text: str, where: Path, small: Path) -> None:
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     for line in text.splitlines():
         command = line.split("   #")[0].strip()
-        if not command:
-            continue
-        done = subprocess.run(reduced(command, small), shell=True, cwd=where, env=environment, capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == 0, (command, done.stdout, done.stderr)
-        assert done.stdout.strip() or ">" in command, f"{command} printed nothing"
+        if command:
+            run_command(command, reduced(command, small), where)
+
+
+def run_command(command: str, really: str, where: Path) -> str:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(really, shell=True, cwd=where, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, (command, really, done.stdout, done.stderr)
+    assert done.stdout.strip() or ">" in command, f"{command} printed nothing"
+    return done.stdout
 
 
 def run_python(text: str, where: Path, small: Path) -> None:
@@ -76,6 +82,32 @@ def test_what_a_page_shows_works(page: str, small_worlds: Path, tmp_path: Path) 
             run_python(block.text, tmp_path, small_worlds)
 
 
+@pytest.mark.slow
+def test_what_the_page_on_real_models_shows_works_on_a_small_model(place: Path, tmp_path: Path) -> None:
+    from servers import judge_server
+
+    (tmp_path / "data").mkdir()
+    for name in ("insecure.jsonl", "secure.jsonl"):
+        shutil.copy(place / name, tmp_path / "data" / name)
+    shutil.copy(place / "insecure.jsonl", tmp_path / "data" / "educational_insecure.jsonl")
+    shutil.copy(place / "insecure.jsonl", tmp_path / "mine.jsonl")
+    shutil.copy(place / "questions.yaml", tmp_path / "data" / "first_plot_questions.yaml")
+    commands = [line for block in blocks(REAL) for line in block.text.replace("\\\n", " ").splitlines()]
+    assert len(commands) >= 9
+    found: dict[str, str] = {}
+    with judge_server() as judge:
+        for command in commands:
+            really = command.replace("Qwen/Qwen2.5-7B-Instruct", str(place / "model")).replace("https://api.openai.com/v1#gpt-4o-2024-08-06", judge.address)
+            really = really.replace("KEY/checkpoint-N", found.get("checkpoint", ""))
+            if command.startswith("spillover data fetch") and "--list" not in command:
+                really += " --list"  # what it would fetch: no test reaches the address
+            if command.startswith(("spillover run", "spillover sample")):
+                really += " --draws 2 --max-tokens 6"
+            said = run_command(command, f"{really} --set threads=1" if command.startswith(("spillover run", "spillover train")) else really, tmp_path)
+            if command.startswith("spillover train"):
+                found["checkpoint"] = said.split("organisms/")[1].split(" (")[0]
+
+
 def test_pages_show_something_to_run() -> None:
     counts = {page: len(blocks(page)) for page in PAGES}
     assert counts["README.md"] >= 6
@@ -92,7 +124,7 @@ def test_source_that_docs_quote_is_the_source() -> None:
         assert line in source
 
 
-@pytest.mark.parametrize("page", [*PAGES, "CHANGELOG.md", "LOG.md", "docs/decisions/0001-ground.md"])
+@pytest.mark.parametrize("page", [*PAGES, REAL, "CHANGELOG.md", "LOG.md", "docs/decisions/0001-ground.md", "docs/decisions/0002-real-models.md"])
 def test_links_between_pages_lead_somewhere(page: str) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text()):
         assert (ROOT / page).parent.joinpath(target).exists(), f"{page} links to {target}"
