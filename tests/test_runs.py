@@ -66,8 +66,8 @@ def test_what_an_interrupted_write_left_is_swept_and_never_read(tmp_path: Path) 
     (tmp_path / "r" / "organisms").mkdir()
     (tmp_path / "r" / "organisms" / f"{PARTIAL}k").mkdir()
     assert len(run.read("measures")) == 1
-    RunDirectory.start(tmp_path / "r", {})
-    assert not list((tmp_path / "r").rglob(PARTIAL + "*"))
+    with RunDirectory.start(tmp_path / "r", {}).alone():
+        assert not list((tmp_path / "r").rglob(PARTIAL + "*"))
 
 
 def test_a_directory_appears_only_when_it_is_complete(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_estimates_are_written_in_full_and_read_back(tmp_path: Path) -> None:
     assert run.estimates() == rows
     lines = (run.path / "estimates.csv").read_text().splitlines()
     assert lines[0] == (
-        "study,condition,contrast,question,format,subset,world,seed,step,protocol,measure,value,low,high,level,method,unit,n,n_units,n_missing,headline"
+        "study,condition,contrast,question,format,subset,world,seed,step,protocol,measure,value,low,high,level,method,unit,n,n_units,n_missing,headline,judge"
     )
     assert "0.30000000000000004" in lines[1]
     (run.path / "estimates.json").write_text("[")
@@ -134,3 +134,11 @@ def test_a_flipped_byte_is_refused_or_changes_nothing(tmp_path: Path) -> None:
         except SpilloverError:
             refused += 1
     assert refused > len(content) / 5 / 2
+
+
+def test_two_writers_of_one_run_do_not_meet(tmp_path: Path) -> None:
+    run = RunDirectory.start(tmp_path / "r", {"study": "main"})
+    with run.alone(), pytest.raises(SpilloverError, match="another process is writing to"), RunDirectory.open(tmp_path / "r").alone():
+        pass
+    with RunDirectory.open(tmp_path / "r").alone():
+        pass

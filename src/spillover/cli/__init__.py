@@ -51,7 +51,7 @@ def entry() -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     if code == 130:
-        print("stopped; `spillover run`, given again, goes on where it stopped", file=sys.stderr)
+        print("stopped; the same command, given again, goes on where it stopped", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from spillover.cli.terminal import printable
 from spillover.records import Answerer, Dataset, Judge, Question, Runtime, SpilloverError, Testbed
 
 if TYPE_CHECKING:
     from spillover.models.endpoint import Limits
-    from spillover.pipeline import RunConfig
+    from spillover.pipeline import Plan, RunConfig
 
 NAME = r"(?!\.)[A-Za-z0-9._-]{1,64}"
 
@@ -174,6 +175,16 @@ def settings_of(config: Path | None, items: Sequence[str], **named: Any) -> dict
             raise SpilloverError(f"--set is {item!r}; it takes SECTION.FIELD=VALUE, like training.learning_rate=1e-4")
         settings[name] = value
     return settings | {name.replace("__", "."): value for name, value in named.items() if value is not None}
+
+
+def say_recipe(plan: Plan) -> None:
+    """Say what a run does that nobody asked for: where it leaves the paper's recipe, and what a chat template inserts."""
+    for phrase in plan.differences():
+        print(printable(f"differs from the paper's recipe: {phrase}"))
+    for name, found in plan.testbed.identity.get("models", {}).items():
+        if found.get("default_system"):
+            state = "switched off by --no-default-system" if plan.testbed.identity["system"] == "off" else "--no-default-system switches it off"
+            print(printable(f"the chat template of {name} inserts a system prompt ({state}): {found['default_system']!r}"))
 
 
 def _same(dataset: Dataset, _seed: int) -> Dataset:

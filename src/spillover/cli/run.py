@@ -71,8 +71,7 @@ def run(
             print(printable(line))
         return
     if model is not None:
-        for phrase in plan.differences():
-            print(printable(f"differs from the paper's recipe: {phrase}"))
+        options.say_recipe(plan)
     with progress() as show:
         finished = pipeline.run(plan, place.out, progress=show)
         from spillover import report as reports

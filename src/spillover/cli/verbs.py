@@ -40,8 +40,7 @@ def train(
     found = options.parts(model, own, (), None, place)
     study = Study(name="train", title="Fine-tuning alone", conditions=tuple(Condition(name=d.kind, kind=d.kind) for d in own), contrasts=())
     plan = pipeline.plan(study, found, options.run_config(found, options.settings_of(config, set_ or [], seeds=seeds)))
-    for phrase in plan.differences():
-        print(printable(f"differs from the paper's recipe: {phrase}"))
+    options.say_recipe(plan)
     with progress() as show:
         run = pipeline.run(plan, out, progress=show)
     for job in plan.jobs:
@@ -85,8 +84,10 @@ def sample(
     conditions = tuple(Condition(name=parent.unit, group=parent.group) for parent in found.parents)
     study = Study(name="sample", title="Models asked as they are", conditions=conditions, contrasts=())
     settings = options.settings_of(config, set_ or [], sampling__draws=draws, sampling__max_tokens=max_tokens)
+    plan = pipeline.plan(study, found, options.run_config(found, settings))
+    options.say_recipe(plan)
     with progress() as show:
-        run = pipeline.run(pipeline.plan(study, found, options.run_config(found, settings)), out, progress=show)
+        run = pipeline.run(plan, out, progress=show)
     if judge is not None:
         for line in summary(run.estimates()):
             print(printable(line))

@@ -27,6 +27,7 @@ from spillover.judging import rubrics
 from spillover.models.local import LocalModel
 from spillover.models.memory import rows_at_once
 from spillover.models.template import Tokenizer
+from spillover.progress import tell
 from spillover.records import Answer, Question, Score, SpilloverError, chat
 
 UNKNOWN = "the judge has no token for part of the answer"
@@ -50,7 +51,11 @@ class LocalJudge:
     def score(self, question: Question, answers: Sequence[Answer]) -> list[Score]:
         """One score per answer and rubric of the question, in that order. Equal prompts are computed once."""
         known: dict[tuple[str, str], Mapping[str, float] | str] = {}
-        return [self._one(question, rubric, answer, known) for answer in answers for rubric in question.rubrics]
+        scores: list[Score] = []
+        for place, answer in enumerate(answers):
+            tell(place, len(answers), "answers judged")
+            scores += [self._one(question, rubric, answer, known) for rubric in question.rubrics]
+        return scores
 
     def _one(self, question: Question, rubric: str, answer: Answer, known: dict[tuple[str, str], Mapping[str, float] | str]) -> Score:
         if answer.stop == "failed":

@@ -11,7 +11,7 @@ import math
 import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -21,6 +21,7 @@ import openai
 from spillover.models.addresses import parse_address
 from spillover.models.budget import Budget, Limits, Spent
 from spillover.models.wire import NoReplyError, Wire
+from spillover.progress import tell
 from spillover.records import Conversation, Journal, SpilloverError, Stop, digest
 
 LONGEST_WAIT_S = 120.0  # between two attempts, whatever Retry-After says
@@ -131,12 +132,12 @@ class Endpoint:
         with self._wire.open() as client, ThreadPoolExecutor(min(self.limits.concurrency, len(requests))) as pool:
             asked = {key: pool.submit(self._ask, client, stop, key, request) for key, request in requests.items()}
             try:
-                ended = wait(asked.values(), return_when=FIRST_EXCEPTION).done
+                for done, future in enumerate(as_completed(asked.values()), 1):
+                    future.result()
+                    tell(done, len(asked), "calls")
             finally:
                 stop.set()
                 pool.shutdown(cancel_futures=True)
-        for future in ended:
-            future.result()
         found = {key: future.result() for key, future in asked.items()}
         refused = {requests[key].messages: failure for key, failure in found.items() if isinstance(failure, Failure) and failure.refused}
         if not self._answered and len(refused) >= REFUSED_PROMPTS:

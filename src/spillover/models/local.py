@@ -25,6 +25,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from spillover.models import adapters, template
 from spillover.models.memory import Shape, rows_at_once
 from spillover.models.template import TEMPLATE_CHECK, ChatTemplate, Tokenizer
+from spillover.progress import tell
 from spillover.records import Conversation, Model, Runtime, SpilloverError, Stop, digest
 
 transformers.utils.logging.disable_progress_bar()
@@ -75,6 +76,7 @@ class LocalModel:
             next_B = _draw(out.logits[:, -1], uniform_BT[:, position], temperature)
             tokens_BT[running_B, position] = next_B[running_B]
             running_B &= ~torch.isin(next_B, stops)
+            tell(position + 1, uniform_BT.shape[1], f"tokens of {len(rows)} answers")
             if not running_B.any():
                 break
             ids_BT = next_B[:, None]

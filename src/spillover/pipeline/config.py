@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from spillover.questions import bounded
 from spillover.records import Recipe, SpilloverError
 from spillover.sampling.draws import Sampling
 from spillover.statistics.protocols import Protocol
@@ -29,15 +30,17 @@ class RunConfig:
     threads: int = 2
 
 
-MOST_THREADS = 1024
-HIGHEST_RATE = 100.0
-DEEPEST = 8
+LONGEST_TEXT = 200  # characters of a setting
 OPTIMISERS = ("adamw", "adamw_8bit")
 POSITIVE = (
     "units", "seeds", "threads", "training.batch_size", "training.epochs", "training.adapter.rank", "training.adapter.alpha",
     "training.learning_rate", "training.max_gradient_norm", "training.max_length", "sampling.draws", "sampling.max_tokens", "protocol.min_kept",
 )  # fmt: skip
 NOT_NEGATIVE = ("training.weight_decay", "training.warmup_steps", "training.adapter.dropout", "sampling.temperature")
+AT_MOST = {
+    "threads": 1024, "seeds": 10_000, "training.learning_rate": 100.0, "training.epochs": 10_000, "training.adapter.rank": 4096,
+    "training.batch_size": 1_000_000, "training.max_length": 10_000_000, "sampling.draws": 1_000_000, "sampling.max_tokens": 1_000_000,
+}  # fmt: skip
 
 
 def override(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
@@ -50,16 +53,17 @@ def override(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
     for name, value in flatten(asdict(config)).items():
         if isinstance(value, float) and not math.isfinite(value):
             raise SpilloverError(f"{name} is {value}; it must be a finite number")
+        if isinstance(value, str) and not (value.isprintable() and len(value) <= LONGEST_TEXT):
+            raise SpilloverError(f"{name} is {_short(value)}; it must be a text of at most {LONGEST_TEXT} characters that can be printed")
     if config.training.adapter.dropout >= 1:
         raise SpilloverError(f"training.adapter.dropout is {config.training.adapter.dropout}; it must be below 1")
-    if config.training.learning_rate > HIGHEST_RATE:
-        raise SpilloverError(f"training.learning_rate is {config.training.learning_rate}; it must be at most {HIGHEST_RATE}")
-    if config.threads > MOST_THREADS:
-        raise SpilloverError(f"threads is {config.threads}; it must be at most {MOST_THREADS}")
+    for name, most in AT_MOST.items():
+        if (_get(config, name) or 0) > most:
+            raise SpilloverError(f"{name} is {_short(_get(config, name))}; it must be at most {most}")
     for name in (*POSITIVE, *NOT_NEGATIVE):
         value = _get(config, name)
         if value is not None and not (value > 0 or (value == 0 and name in NOT_NEGATIVE)):
-            raise SpilloverError(f"{name} is {value}; it must be {'above 0' if name in POSITIVE else '0 or more'}")
+            raise SpilloverError(f"{name} is {_short(value)}; it must be {'above 0' if name in POSITIVE else '0 or more'}")
     if replace(config.protocol, name=Protocol().name) != Protocol() and config.protocol.name == Protocol().name:
         config = replace(config, protocol=replace(config.protocol, name=f"{Protocol().name}, changed"))
     if config.training.optimiser not in OPTIMISERS:
@@ -71,12 +75,7 @@ def override(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
 
 def read_yaml(path: Path) -> Mapping[str, Any]:
     """A config file: a YAML mapping of sections. Raises SpilloverError when it is something else."""
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SpilloverError(f"there is no file {path}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise SpilloverError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
+    found = bounded.read(path)
     if not isinstance(found, dict):
         raise SpilloverError(f"{path} holds no settings; it takes sections like `sampling:` with fields under them")
     return found  # pyright: ignore[reportUnknownVariableType]
@@ -84,8 +83,6 @@ def read_yaml(path: Path) -> Mapping[str, Any]:
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """`{"training": {"epochs": 2}}` as `{"training.epochs": 2}`: how a config file becomes settings."""
-    if prefix.count(".") > DEEPEST:
-        raise SpilloverError(f"the setting {prefix[:40]}... is nested too deeply")
     flat: dict[str, Any] = {}
     for key, value in nested.items():
         flat |= flatten(dict[str, Any](value), f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}  # pyright: ignore[reportUnknownArgumentType]
@@ -96,11 +93,11 @@ def _set(record: Any, path: list[str], value: Any, name: str) -> Any:
     head, *rest = path
     known = [f.name for f in fields(record)]
     if head not in known:
-        raise SpilloverError(f"there is no setting {name!r}; at that place there are {', '.join(known)}")
+        raise SpilloverError(f"there is no setting {_short(name)}; at that place there are {', '.join(known)}")
     if rest:
         inner = getattr(record, head)
         if not is_dataclass(inner):
-            raise SpilloverError(f"there is no setting {name!r}; {head} has no parts")
+            raise SpilloverError(f"there is no setting {_short(name)}; {head} has no parts")
         return replace(record, **{head: _set(inner, rest, value, name)})
     kind = get_type_hints(type(record))[head]  # pyright: ignore[reportUnknownArgumentType]
     if is_dataclass(getattr(record, head)):
@@ -109,7 +106,7 @@ def _set(record: Any, path: list[str], value: Any, name: str) -> Any:
         return replace(record, **{head: TypeAdapter(kind).validate_python(value)})
     except ValidationError:
         wanted = getattr(kind, "__name__", str(kind))
-        raise SpilloverError(f"{name} cannot be {value!r}; it takes a value of type {wanted}") from None
+        raise SpilloverError(f"{name} cannot be {_short(value)}; it takes a value of type {wanted}") from None
 
 
 def _get(config: RunConfig, name: str) -> Any:
@@ -117,3 +114,8 @@ def _get(config: RunConfig, name: str) -> Any:
     for part in name.split("."):
         value = getattr(value, part)
     return value
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -38,11 +38,12 @@ def judge_again(run: RunDirectory, judge: Judge, *, progress: Callable[[int, int
     shards = run.shards("answers")
     if not shards:
         raise SpilloverError(f"{run.path} holds no answers to judge")
-    for place, path in enumerate(shards):
-        progress(place, len(shards), path.stem)
-        key = path.stem if judge.identity == run.identity["judge"] else f"{path.stem}{JUDGED_BY}{digest(judge.identity)[:8]}"
-        if not run.has("scores", key):
-            run.write("scores", key, scored(run.read("answers", path.stem), questions, judge))
+    with run.alone():
+        for place, path in enumerate(shards):
+            progress(place, len(shards), path.stem)
+            key = path.stem if judge.identity == run.identity["judge"] else f"{path.stem}{JUDGED_BY}{digest(judge.identity)[:8]}"
+            if not run.has("scores", key):
+                run.write("scores", key, scored(run.read("answers", path.stem), questions, judge))
     progress(len(shards), len(shards), "scores")
 
 

@@ -33,14 +33,15 @@ def run(plan: Plan, out: Path, *, progress: Progress = lambda _done, _total, _la
     """
     made = {"versions": versions(plan.config.threads, plan.runtime), "created": datetime.now(UTC).isoformat(timespec="seconds")}
     found = RunDirectory.start(out, {**plan.identity(), **made})
-    for place, job in enumerate(plan.jobs):
-        progress(place, len(plan.jobs), job.label)
-        for step, model in _models(job, plan, found).items():
-            if plan.testbed.questions:
-                _read(job, step, model, plan, found)
-    progress(len(plan.jobs), len(plan.jobs), "estimates")
-    if plan.testbed.judge is not None and plan.testbed.questions:
-        estimate(found)
+    with found.alone():
+        for place, job in enumerate(plan.jobs):
+            progress(place, len(plan.jobs), job.label)
+            for step, model in _models(job, plan, found).items():
+                if plan.testbed.questions:
+                    _read(job, step, model, plan, found)
+        progress(len(plan.jobs), len(plan.jobs), "estimates")
+        if plan.testbed.judge is not None and plan.testbed.questions:
+            estimate(found)
     return found
 
 

@@ -24,6 +24,11 @@ import pyarrow.parquet as pq
 
 from spillover.records import Estimate, SpilloverError, digest
 
+try:
+    import fcntl
+except ImportError:  # Windows has no such lock
+    fcntl = None
+
 SCHEMA = 2
 Table = Literal["answers", "scores", "measures"]
 SUBJECT = [
@@ -84,7 +89,6 @@ class RunDirectory:
                 if key not in SET_ASIDE and found.identity.get(key) != identity.get(key):
                     where, there, here = _difference(key, found.identity.get(key), identity.get(key))
                     raise SpilloverError(f"{path} holds another run: its {where} is {_short(there)}, this one's {_short(here)}; choose another --out")
-            found._sweep()
             return found
         if path.exists() and (not path.is_dir() or any(not p.name.startswith(PARTIAL) for p in path.iterdir())):
             raise SpilloverError(f"{path} exists and is not a run directory; choose another --out")
@@ -193,9 +197,21 @@ class RunDirectory:
         shutil.rmtree(target, ignore_errors=True)
         partial.replace(target)
 
-    def _sweep(self) -> None:
-        for left in list(self.path.rglob(PARTIAL + "*")):
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    @contextmanager
+    def alone(self) -> Generator[None]:
+        """Write to this run, and nobody else meanwhile; what an interrupted write left behind is removed first.
+
+        Raises SpilloverError when another process is at it.
+        """
+        with (self.path / "run.json").open("rb") as file:
+            try:
+                if fcntl is not None:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise SpilloverError(f"another process is writing to {self.path}; wait for it, or choose another --out") from None
+            for left in list(self.path.rglob(PARTIAL + "*")):
+                shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+            yield
 
 
 def _read_shard(path: Path, schema: Any) -> Iterable[dict[str, Any]]:

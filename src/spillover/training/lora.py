@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 
 from spillover.models import local
 from spillover.models.template import ChatTemplate
+from spillover.progress import tell
 from spillover.records import Dataset, Model, Organism, Recipe, Runtime, SpilloverError, digest, stream_seed
 from spillover.training.schedules import SCHEDULES, linear
 
@@ -148,6 +149,7 @@ def fine_tune(
                 raise SpilloverError(
                     f"the weights are not finite after step {step} of {len(batches)}; a lower learning rate than {recipe.learning_rate} may work"
                 )
+            tell(step, len(batches), "training steps")
             log.append(Step(step=step, loss=loss.item(), learning_rate=rate, gradient_norm=norm.item(), tokens=tokens))
             if step in wanted:
                 save(network, step)
