@@ -15,7 +15,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import jinja2
 from transformers import AutoTokenizer
 
 from spillover.records import Conversation, Message, SpilloverError, chat
@@ -150,7 +149,7 @@ class ChatTemplate:
         self._source()
         try:
             return self.tokenizer.apply_chat_template(self._turns(conversation), **options)
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError, OverflowError) as error:
+        except Exception as error:  # a template is a program that someone else wrote
             raise SpilloverError(f"the chat template refuses this conversation: {_first_line(error)}") from None
 
 
