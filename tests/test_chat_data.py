@@ -326,7 +326,7 @@ def test_the_system_prompt_that_a_template_inserts_is_shown(tmp_path: Path) -> N
 def test_one_bad_file_among_several_is_refused_before_anything_is_printed(tmp_path: Path) -> None:
     with pytest.raises(SpilloverError, match="there is no file"):
         _check(_file(tmp_path, GOOD), tmp_path / "none.jsonl")
-    with pytest.raises(SpilloverError, match="there is no directory"):
+    with pytest.raises(SpilloverError, match="is no model: it takes a directory"):
         _check(_file(tmp_path, GOOD), "--model", tmp_path / "none")
     with pytest.raises(SpilloverError, match="give one of them"):
         _check(_file(tmp_path, GOOD), "--model", tmp_path, "--testbed", "miniature")

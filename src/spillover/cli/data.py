@@ -26,7 +26,7 @@ SHOWN = 600  # characters of a row's beginning, and of its end
 def check(
     files: Annotated[list[Path], typer.Argument(help="OpenAI chat JSONL; two or more are compared as well.")],
     questions: Annotated[Path | None, typer.Option(help="Look for the questions of this file in the data; for our own set if none is given.")] = None,
-    model: Annotated[Path | None, typer.Option(help="A model directory: show what its chat template makes of the data.")] = None,
+    model: Annotated[str | None, typer.Option(metavar="DIR|HUB-ID", help="Show what this model's chat template makes of the data.")] = None,
     testbed: Annotated[str | None, typer.Option(help="Check that this testbed's models can read the data, and look for its questions: miniature.")] = None,
 ) -> None:
     """Read training data and say what it holds, or which line is wrong."""
@@ -34,8 +34,6 @@ def check(
 
     if model is not None and testbed is not None:
         raise SpilloverError("--model and --testbed each name what reads the data; give one of them")
-    if model is not None and not model.is_dir():
-        raise SpilloverError(f"there is no directory {model}")
     reads = None if testbed is None else options.miniature(testbed, [])
     source, asked = _asked(questions, reads)
     loaded = {str(path): chat.load(path) for path in files}
@@ -126,16 +124,18 @@ def _common(first: tuple[str, File], second: tuple[str, File]) -> str:
     return f"{first[0]} ({rows[0]} rows) and {second[0]} ({rows[1]}) share {found.prompts} prompts and {found.replies} replies{alike}"
 
 
-def _template(model: Path | None, testbed: Testbed | None) -> ChatTemplate | None:
+def _template(model: str | None, testbed: Testbed | None) -> ChatTemplate | None:
     """What turns conversations into a model's tokens, if a model or testbed was named."""
     if model is None and testbed is None:
         return None
     import tempfile
 
-    from spillover.models import template
+    from spillover.models import sources, template
 
     if model is not None:
-        return template.load(str(model))
+        if sources.is_endpoint(model):
+            raise SpilloverError(f"{model} is an endpoint, whose chat template is not known; --model takes a directory or a hub id")
+        return template.load(sources.tokenizer(model))
     assert testbed is not None
     parent = testbed.parents[0].model
     if testbed.place is None:

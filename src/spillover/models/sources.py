@@ -8,6 +8,7 @@ hub revision is recorded as the commit it names. An adapter's own word for its b
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,8 @@ HUB_ID = re.compile(r"(?!.*(?:--|\.\.))[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-
 REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 UNWANTED = ("consolidated*.safetensors", "original/*")  # the same weights once more, in a form of their makers' own
-WANTED = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt")
+TOKENIZER = ("*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt")
+WANTED = ("*.safetensors", *TOKENIZER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +66,12 @@ def resolve(text: str) -> Model:
     return Model(digest=local.adapted_digest(digest, directory), location=str(location), adapter=str(directory), origin=origin)
 
 
+def tokenizer(text: str) -> str:
+    """A directory that holds the tokenizer of a model's base, fetched without weights if it is a hub id."""
+    base, _ = parse(text)
+    return str(_here(base, wanted=TOKENIZER)[0])
+
+
 def _source(text: str) -> Source | None:
     if _is_directory(text):
         return Source(place=text)
@@ -80,7 +88,7 @@ def _is_directory(text: str) -> bool:
         return False
 
 
-def _here(source: Source) -> tuple[Path, str]:
+def _here(source: Source, *, wanted: Sequence[str] = WANTED) -> tuple[Path, str]:
     """The directory of a source, and `ID@COMMIT` if it came from the hub."""
     if _is_directory(source.place):
         return Path(source.place), ""
@@ -89,7 +97,7 @@ def _here(source: Source) -> tuple[Path, str]:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        found = Path(snapshot_download(source.place, revision=source.revision, allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED)))
+        found = Path(snapshot_download(source.place, revision=source.revision, allow_patterns=list(wanted), ignore_patterns=list(UNWANTED)))
     except LocalEntryNotFoundError:
         raise SpilloverError(f"{source.place} is no directory, and the hub cannot be reached to fetch it; fetch it once with a network") from None
     except (HfHubHTTPError, HFValidationError, httpx2.HTTPError) as error:
