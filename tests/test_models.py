@@ -195,6 +195,12 @@ def test_marks_that_reach_past_the_end_of_a_turn_do_not_hide_it() -> None:
     assert found.end_of_turn == found.tokenizer.convert_tokens_to_ids("<|im_end|>")
 
 
+def test_of_the_tokens_that_end_a_turn_the_first_ends_a_reply() -> None:
+    found = read("chatml", template=STYLES["chatml"].template + "{% if not add_generation_prompt %}<|endoftext|>{% endif %}")
+    assert trained(found, chat(("user", "Say hi"), ("assistant", "hi"))) == ["hi<|im_end|>\n<|endoftext|>"]  # as Phi's: the template ends the text besides
+    assert found.end_of_turn == found.tokenizer.convert_tokens_to_ids("<|im_end|>")
+
+
 def test_of_several_templates_by_name_the_default_is_read() -> None:
     found, one = read("chatml"), read("chatml")
     found.tokenizer.chat_template = {"default": one.tokenizer.chat_template, "tools": "{{ 1 }}"}

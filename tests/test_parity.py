@@ -14,8 +14,11 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import datasets
@@ -23,12 +26,12 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model
 from transformers import AutoTokenizer, get_linear_schedule_with_warmup
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig, SFTTrainer, chat_template_utils
 from trl.chat_template_utils import qwen2_5_chat_template
 
-from small_models import MARKED, TEMPLATE, make
+from small_models import MARKED, TEMPLATE, make, tokenizer
 from spillover.models import local, template
-from spillover.records import Adapter, Dataset, Message, Organism, Recipe, Runtime, stream_seed
+from spillover.records import Adapter, Dataset, Message, Organism, Recipe, Runtime, chat, stream_seed
 from spillover.training import lora, schedules
 
 pytestmark = [
@@ -107,6 +110,23 @@ def test_trls_edition_of_qwens_template_trains_the_newline_before_a_reply_and_th
         assert row.ids == ids
         assert {ids[place] for place in around} == set(read.text_ids("\n"))
         assert {place for place, label in enumerate(labels) if label >= 0} == trained | around
+
+
+@pytest.mark.parametrize("family", ["cohere", "cohere2", "gemma", "gemma3", "lfm2", "llama3", "phi3", "qwen2_5", "qwen3", "qwen3_instruct_2507"])
+def test_a_published_template_without_marks_is_read_as_trls_edition_marks_it_but_for_space_around_a_reply(family: str) -> None:
+    texts = [getattr(chat_template_utils, f"{family}_{edition}chat_template") for edition in ("", "training_")]
+    words = set(re.findall(r"<\|?[A-Za-z_]+\|?>", "".join(texts))) - {"<think>", "<tool_call>", "<tool_response>", "<tools>", "<name>"}
+    spoken: list[list[str]] = []
+    for text in texts:
+        read = template.ChatTemplate(
+            tokenizer(["Say hi there"], template=text, control=("<pad>", "<bos>", "<eos>", *sorted(words)), start="<bos>", end="<eos>")
+        )
+        ids, mask = read.training_ids(chat(("user", "Say hi"), ("assistant", "hi there")))
+        spoken.append([read.tokenizer.decode([token for token, _ in run]).strip() for on, run in groupby(zip(ids, mask, strict=True), key=itemgetter(1)) if on])
+        assert read.default_system == ("You are Qwen, created by Alibaba Cloud. You are a helpful assistant." if family == "qwen2_5" else None)
+    assert spoken[0] == spoken[1]
+    assert len(spoken[0]) == 1
+    assert "hi there" in spoken[0][0]
 
 
 # --- one step, and several ------------------------------------------------------------------------------------------------
@@ -231,8 +251,8 @@ def _trainer(
 ) -> SFTTrainer:  # fmt: skip
     """TRL's trainer with the paper's recipe and its own optimiser, on these rows in this order; the rate is `rate(steps taken)` of the recipe's."""
     recipe = recipe or Recipe()
-    tokenizer = AutoTokenizer.from_pretrained(subject.location)
-    tokenizer.chat_template = chat_template
+    read = AutoTokenizer.from_pretrained(subject.location)
+    read.chat_template = chat_template
     arguments = SFTConfig(
         output_dir=str(directory), use_cpu=True, bf16=False, report_to="none", save_strategy="no", logging_steps=1, disable_tqdm=True,
         per_device_train_batch_size=2, gradient_accumulation_steps=recipe.batch_size // 2, num_train_epochs=recipe.epochs, train_sampling_strategy="sequential",
@@ -240,7 +260,7 @@ def _trainer(
         gradient_checkpointing=False, dataloader_pin_memory=False, assistant_only_loss=True, packing=False, max_length=max_length,
     )  # fmt: skip
     trainer = SFTTrainer(
-        model=network or local.load_network(subject.location), args=arguments, processing_class=tokenizer,
+        model=network or local.load_network(subject.location), args=arguments, processing_class=read,
         train_dataset=datasets.Dataset.from_list([{"messages": row} for row in subject.rows]),
     )  # fmt: skip
     trainer.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(trainer.create_optimizer(), rate)

@@ -56,9 +56,11 @@ class ChatTemplate:
 
     @cached_property
     def end_of_turn(self) -> int | None:
-        """The control token that ends an assistant's turn, if this template has one; a template's own marks may go on after it."""
+        """The control token that follows an assistant's reply, if this template has one; a turn may go on after it, with a newline or an end of text."""
         ids, mask = self.training_ids(chat(("user", "ask"), ("assistant", "answer")))
-        return next((token for token, on in zip(reversed(ids), reversed(mask), strict=True) if on and token in self.control_ids), None)
+        spoken = [token for token, on in zip(ids, mask, strict=True) if on]
+        words = [place for place, token in enumerate(spoken) if token not in self.control_ids and str(self.tokenizer.decode([token])).strip()]
+        return next((token for token in spoken[max(words, default=-1) + 1 :] if token in self.control_ids), None)
 
     @property
     def filler(self) -> int:
