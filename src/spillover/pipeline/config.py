@@ -70,6 +70,10 @@ def override(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
         raise SpilloverError(f"training.optimiser is {config.training.optimiser!r}; there are {', '.join(OPTIMISERS)}")
     if config.training.checkpoints not in SCHEDULES:
         raise SpilloverError(f"training.checkpoints is {config.training.checkpoints!r}; there are {', '.join(SCHEDULES)}")
+    try:
+        re.compile(config.training.adapter.targets)
+    except (re.error, OverflowError) as error:
+        raise SpilloverError(f"training.adapter.targets is {_short(config.training.adapter.targets)}, no regular expression ({error})") from None
     return config
 
 

@@ -15,6 +15,7 @@ from spillover.records import SpilloverError
 MOST_BYTES = 1_000_000
 MOST_NODES = 20_000  # values once every alias is written out
 DEEPEST = 16
+LONGEST_NUMBER = 400  # characters
 
 
 def read(path: Path) -> Any:
@@ -71,6 +72,8 @@ def _values(text: str, path: Path) -> Any:
         raise SpilloverError(f"{path}{line}: not valid YAML ({_one_line(error.problem or error.context)})") from None
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         raise SpilloverError(f"{path} is not valid YAML ({_one_line(error)})") from None
+    except (AttributeError, LookupError):  # PyYAML's word for text that is not what its tag says, like `!!timestamp soon`
+        raise SpilloverError(f"{path} is not valid YAML (a text does not fit its tag, the word after `!!`)") from None
     finally:
         if loader is not None:
             loader.dispose()
@@ -84,6 +87,8 @@ def _size(node: yaml.Node, sizes: dict[int, int], path: Path) -> int:
         return sizes[id(node)]
     sizes[id(node)] = 0
     size = 1
+    if node.tag == "tag:yaml.org,2002:int" and len(str(node.value)) > LONGEST_NUMBER:
+        raise SpilloverError(f"{path}, line {node.start_mark.line + 1}: a number of more than {LONGEST_NUMBER} characters")
     if isinstance(node, yaml.MappingNode):
         names: set[str] = set()
         for key, value in node.value:
