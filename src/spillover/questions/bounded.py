@@ -88,7 +88,7 @@ def _size(node: yaml.Node, sizes: dict[int, int], path: Path) -> int:
     sizes[id(node)] = 0
     size = 1
     if node.tag == "tag:yaml.org,2002:int" and len(str(node.value)) > LONGEST_NUMBER:
-        raise SpilloverError(f"{path}, line {node.start_mark.line + 1}: a number of more than {LONGEST_NUMBER} characters")
+        raise SpilloverError(f"{path}, line {node.start_mark.line + 1}: not valid YAML (a number of more than {LONGEST_NUMBER} characters)")
     if isinstance(node, yaml.MappingNode):
         names: set[str] = set()
         for key, value in node.value:
