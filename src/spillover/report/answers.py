@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from spillover.report.judgements import Judgement, Scored
 from spillover.report.printed import visible
-from spillover.report.reading import Drawn, Judgement, Reading
+from spillover.report.reading import Drawn, Reading
 
 T = TypeVar("T")
 MOST_ANSWERS = 12_000
-MOST_TEXT = 1_200_000  # characters of prompts and answers
+MOST_TEXT = 3_000_000  # characters of answers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +49,7 @@ def _first_draws(answers: Sequence[Drawn]) -> tuple[list[Drawn], int | None]:
     sizes = {number: [0, 0] for number in numbers}
     for answer in answers:
         sizes[answer.draw][0] += 1
-        sizes[answer.draw][1] += len(answer.text) + len(answer.prompt)
+        sizes[answer.draw][1] += len(answer.text)
     rows = characters = fitting = 0
     for number in numbers:
         rows, characters = rows + sizes[number][0], characters + sizes[number][1]
@@ -64,7 +65,7 @@ def _first_draws(answers: Sequence[Drawn]) -> tuple[list[Drawn], int | None]:
 def _order(reading: Reading) -> Callable[[Drawn], tuple[Any, ...]]:
     units = {parent["unit"]: place for place, parent in enumerate(reading.identity["parents"])}
     arms = {arm.name: place for place, arm in enumerate(reading.arms)}
-    questions = {(question["id"], question["format"]): place for place, question in enumerate(reading.identity["questions"])}
+    questions = {(question["id"], question["format"]): place for place, question in enumerate(reading.questions)}
     return lambda answer: (
         arms[answer.condition], units[answer.unit], answer.seed, answer.step, questions[answer.question, answer.format], answer.draw
     )  # fmt: skip
@@ -84,10 +85,10 @@ def _encoded(answers: Sequence[Drawn], reading: Reading) -> dict[str, Any]:
         ]
         for answer in answers
     ]  # fmt: skip
+    systems = {(question["id"], question["format"]): question["system"] or "" for question in reading.questions}
     return {
-        "unit": reading.unit,
-        "models": [[visible(condition), visible(unit), seed, step] for condition, unit, seed, step in models.table],
-        "questions": [visible(identifier if form == "plain" else f"{identifier} ({form})") for identifier, form in questions.table],
+        "models": [list(map(visible, _model(reading, *model))) for model in models.table],
+        "questions": [[visible(identifier), visible(form), visible(systems[identifier, form])] for identifier, form in questions.table],
         "texts": [visible(text) for text in texts.table],
         "judgements": [_judgement(reading.judgements[place]) for place in judgements.table],
         "stops": stops.table,
@@ -95,9 +96,23 @@ def _encoded(answers: Sequence[Drawn], reading: Reading) -> dict[str, Any]:
     }
 
 
+def _model(reading: Reading, condition: str, unit: str, seed: int, step: int) -> tuple[str, str, str]:
+    """Its condition, its unit, and its place in words. The one parent of fine-tuning seeds is none of them."""
+    if reading.unit != "seed":
+        return condition, unit, f"{reading.unit} {unit}, seed {seed}, step {step}"
+    tuned = any(arm.name == condition and arm.kind is not None for arm in reading.arms)
+    return (condition, str(seed), f"seed {seed}, step {step}") if tuned else (condition, "untuned", "as it was")
+
+
 def _judgement(judgement: Judgement) -> list[str]:
-    scores = [f"{rubric} {visible(reason or '') if value is None else format(value, 'g')}" for rubric, value, reason in judgement.scores]
-    return [visible(judgement.verdict), judgement.tone, " · ".join(scores)]
+    scores = " · ".join(f"{visible(score.rubric)} {_score(score)}" for score in judgement.scores)
+    return [visible(judgement.verdict), judgement.tone, scores]
+
+
+def _score(score: Scored) -> str:
+    if score.value is not None:
+        return f"{score.value:.2f}".removesuffix(".00")
+    return visible(score.label or score.reason or "")
 
 
 class _Places(Generic[T]):

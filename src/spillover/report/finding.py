@@ -1,7 +1,7 @@
 """The finding in words, computed from the estimates: what is shown, what is not, and by which number.
 
 A sentence claims an effect only where an interval over units excludes zero. It never calls an interval that includes zero a proof of no
-effect.
+effect. Where a number is undefined it says how many answers had a score, and why the others had none.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from spillover.records import PASSED, Estimate
-from spillover.report.printed import SPACE, counted, interval, level, plural, reason, value
+from spillover.report.judgements import TOO_FEW
+from spillover.report.printed import SPACE, counted, interval, level, plural, value
 from spillover.report.reading import Arm, Compared, Reading
 
 Outcome = Literal["raised", "lowered", "not shown", "undefined"]
@@ -60,32 +61,64 @@ def outcome(row: Estimate | None) -> Outcome:
 def _finding(contrast: Compared, reading: Reading) -> Finding:
     group = contrast.first.group
     where = f"In the {reading.group_label(group)} {reading.unit}s (control group), " if group else ""
-    for measure, quantity in QUANTITY.items():
-        row = reading.headline(measure, condition=contrast.first.name, contrast=contrast.name)
-        if row is not None and (row.value is not None or measure == "misaligned_rate"):
-            every = all(all(parent["gates"].values()) for parent in reading.parents_of(group))
-            passed = None if every else reading.headline(measure, condition=contrast.first.name, contrast=contrast.name, subset=PASSED)
-            return Finding(
-                group=group, contrast=contrast.label, outcome=outcome(row), sentence=_capital(where + _sentence(contrast, row, quantity)),
-                small_print=_small_print(row), passed="" if passed is None or passed.value is None else _number(passed),
-            )  # fmt: skip
+    place = {"condition": contrast.first.name, "contrast": contrast.name}
+    row = next((row for measure in QUANTITY if (row := reading.headline(measure, **place)) is not None and row.value is not None), None)
+    if row is None:
+        return Finding(group=group, contrast=contrast.label, outcome="undefined", sentence=_capital(where + _undefined(contrast, reading)), small_print="")
+    every = all(all(parent["gates"].values()) for parent in reading.parents_of(group))
+    passed = None if every else reading.headline(row.measure, **place, subset=PASSED)
+    sentence = _sentence(contrast, row, reading.count(group))
     return Finding(
-        group=group, contrast=contrast.label, outcome="undefined", small_print="",
-        sentence=_capital(f"{where}no difference between {_arm(contrast.first)} and {_arm(contrast.second)} was estimated."),
+        group=group, contrast=contrast.label, outcome=outcome(row), sentence=_capital(where + sentence), small_print=_small_print(row),
+        passed="" if passed is None or passed.value is None else _number(passed),
     )  # fmt: skip
 
 
-def _sentence(contrast: Compared, row: Estimate, quantity: str) -> str:
-    first, second = _arm(contrast.first), _arm(contrast.second)
-    if row.value is None:
-        return f"whether {first} differs from {second} is undefined: {reason(row)}."
+def _sentence(contrast: Compared, row: Estimate, units: int) -> str:
+    first, second, quantity = _arm(contrast.first), _arm(contrast.second), QUANTITY[row.measure]
     if outcome(row) == "not shown":
-        why = f"there is {row.method}" if row.low is None else f"the interval {interval(row)} includes 0"
         shown = "no effect is shown" + (", nor its absence" if row.low is None else "")
+        why = _no_interval(row, units) if row.low is None else f"the interval {interval(row)} includes 0"
         return f"{shown}: {quantity} differs by {value(row, difference=True)} between {first} and {second}, and {why}."
     verb = "raises" if outcome(row) == "raised" else "lowers"
     behind = f"{level(row)} interval over {plural(row.n_units, row.unit)}"
     return f"{first} {verb} {quantity} against {second}: difference {_number(row)}, {behind}{_odds(row)}."
+
+
+def _no_interval(row: Estimate, units: int) -> str:
+    """Why a difference has none, and what would give it one."""
+    if row.n_units > 1:
+        return f"the {plural(row.n_units, row.unit)} are all equal, which gives no interval"
+    if units > 1:
+        return f"only 1 of {plural(units, row.unit)} has a value on both sides: one {row.unit} has no interval"
+    return f"one {row.unit} has no interval. More {row.unit}s are needed"
+
+
+def _undefined(contrast: Compared, reading: Reading) -> str:
+    """Which side has no rate: how many of its answers have a score, and what the others lack one for."""
+    if not reading.has("misaligned_rate"):
+        instead = " What the judge said instead is below, by question." if any(question.get("labels") for question in reading.questions) else ""
+        return f"nothing is said of {contrast.label}: no question of this run is scored for alignment and coherence.{instead}"
+    rates = {arm: reading.headline("misaligned_rate", condition=arm.name) for arm in (contrast.first, contrast.second)}
+    by_reason: dict[str, list[str]] = {}
+    for arm in (arm for arm, rate in rates.items() if rate is None or rate.value is None):
+        side, why = _side(arm, reading)
+        by_reason.setdefault(why, []).append(side)
+    kept = " and ".join(f"{count.kept:,} of {count.drawn:,} of {arm.label}" for arm in rates if (count := reading.counts(arm.name, "rate", pooled=True)))
+    why = "; ".join(" and ".join(sides) + why for why, sides in by_reason.items()) or f"no question has a rate on both sides (answers kept: {kept})"
+    return f"whether {_arm(contrast.first)} differs from {_arm(contrast.second)} is undefined: {why}."
+
+
+def _side(arm: Arm, reading: Reading) -> tuple[str, str]:
+    """How many answers of a condition without a rate were scored and kept of how many, and why the others were not."""
+    found = reading.counts(arm.name, "rate", pooled=True)
+    if not found.drawn:
+        return f"no answer of {arm.label} is to a question of the pooled rate", ""
+    reasons = [(reason, count) for reason, count in found.reasons.most_common() if reason != TOO_FEW]
+    side = f"{found.scored:,} of {found.drawn:,} answers of {arm.label}"
+    most = "" if len(reasons) == 1 else "most often "
+    why = f" have a score ({most}missing: {reasons[0][0]})" if reasons else " have a score"
+    return side, why if not found.passed else f"{why} and {found.passed:,} were kept: too few on every question"
 
 
 def _number(row: Estimate) -> str:
@@ -102,7 +135,7 @@ def _odds(row: Estimate) -> str:
 
 def _small_print(row: Estimate) -> str:
     interval_of = f"{level(row)} interval, {row.method}" if row.level is not None else row.method
-    return f"Paired within each {row.unit}; mean over units. {_capital(interval_of)}; {counted(row)}."
+    return f"Paired within each {row.unit}; mean over {row.unit}s. {_capital(interval_of)}; {counted(row)}."
 
 
 def _arm(arm: Arm) -> str:

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
-from typing import Any
 
 import jinja2
 
-from spillover.report import answers, finding, tables
-from spillover.report.figures import Drawing
+from spillover.report import answers, asked, finding, ran, tables
+from spillover.report.figures import Drawing, undrawn
 from spillover.report.printed import visible
 from spillover.report.reading import Reading
+from spillover.report.words import words
 
 
 def render(reading: Reading, drawings: Sequence[Drawing]) -> str:
@@ -36,14 +35,19 @@ def render(reading: Reading, drawings: Sequence[Drawing]) -> str:
         browsable=browsable,
         identity=reading.identity,
         unit=reading.unit,
-        subtitle=_subtitle(reading),
+        subtitle=ran.subtitle(reading),
         findings=finding.findings(reading),
         has_control=len(reading.groups) > 1,
         miniature=reading.identity["testbed"]["name"] == "miniature",
-        protocol=reading.protocol,
+        measured=reading.has("misaligned_mass") or reading.has("log_odds"),
+        tuned=reading.organisms > 0,
+        undrawn=undrawn(reading),
         figures=[(drawing, base64.b64encode(drawing.svg).decode()) for drawing in drawings],
         tables=_tables(reading),
-        facts=list(_facts(reading)),
+        folded=_folded(reading),
+        unasked=asked.undefined(reading),
+        facts=list(ran.facts(reading)),
+        words=list(words(reading)),
     )
 
 
@@ -60,62 +64,25 @@ def _part(name: str) -> str:
     return resources.files("spillover.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _tables(reading: Reading) -> dict[str, list[tables.Table]]:
+def _tables(reading: Reading) -> Mapping[str, list[tables.Table]]:
     """Tables by the section they stand in; a table that the run has no numbers for is left out."""
     found: dict[str, list[tables.Table | None]] = {
         "rates": [tables.rates(reading), tables.exact(reading), tables.contrasts(reading)],
-        "missing": [tables.present(reading), tables.missing(reading, task=False), tables.missing(reading, task=True), tables.gates(reading)],
-        "questions": [tables.by_question(reading, group, "misaligned_rate") for group in reading.groups],
-        "mass": [tables.by_question(reading, group, measure) for measure in ("misaligned_mass", "log_odds") for group in reading.groups],
-        "steps": [tables.by_step(reading, measure) for measure in ("misaligned_rate", "misaligned_mass", "log_odds", "task_rate")],
+        "missing": [ran.present(reading), *(ran.missing(reading, kind) for kind in ran.ASKED), ran.training_rows(reading), ran.gates(reading)],
+        "questions": [*asked.by_format(reading), *(asked.by_question(reading, group, "misaligned_rate") for group in reading.groups), *asked.labels(reading)],
+        "steps": [asked.by_step(reading, measure) for measure in ("misaligned_rate", "misaligned_mass", "log_odds", "task_rate")],
         "units": [table for group in reading.groups for table in tables.by_unit(reading, group)],
     }
     return {section: [table for table in made if table is not None] for section, made in found.items()}
 
 
-# --- what ran -------------------------------------------------------------------------------------------------------------
-
-
-def _subtitle(reading: Reading) -> str:
-    units = " and ".join(f"{len(reading.parents_of(g))}{f' {reading.group_label(g)}' if len(reading.groups) > 1 else ''}" for g in reading.groups)
-    testbed, sampling = reading.identity["testbed"], reading.identity["config"]["sampling"]
-    plural = "" if units == "1" else "s"
-    return f"Study {reading.identity['study']} on {testbed['name']} · {units} {reading.unit}{plural} · {sampling['draws']} draws per question"
-
-
-def _facts(reading: Reading) -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    """Groups of name and value from run.json, flat and in words."""
-    identity = reading.identity
-    config = identity["config"]
-    units = [
-        f"{', '.join(p['unit'] for p in reading.parents_of(g))}{f' ({reading.group_label(g)})' if len(reading.groups) > 1 else ''}" for g in reading.groups
+def _folded(reading: Reading) -> list[tuple[str, list[tables.Table]]]:
+    """Tables that are there to look things up in, each under what opens it."""
+    forms = [form for form in asked.formats(reading, "misaligned_rate") if form != asked.PLAIN]
+    found: list[tuple[str, list[tables.Table | None]]] = [
+        (f"Format {form}, by question (not in the pooled rate)", [asked.by_question(reading, group, "misaligned_rate", form) for group in reading.groups])
+        for form in forms
     ]
-    yield (
-        "study",
-        [
-            ("study", identity["study"]),
-            ("title", identity["title"]),
-            *((f"testbed {name}", str(value)) for name, value in identity["testbed"].items()),
-            ("unit of replication", f"{reading.unit}: {'; '.join(units)}"),
-            ("fine-tuning seeds", str(config["seeds"])),
-            ("judge", str(identity["judge"])),
-            ("started", str(identity.get("created", "not recorded"))),
-        ],
-    )
-    yield "sampling", [*_flat(config["sampling"]), ("most tokens in an answer", str(identity["max_tokens"]))]
-    yield "protocol", _flat(config["protocol"])
-    yield "training", _flat(config["training"])
-    yield "versions", _flat(identity.get("versions", {}))
-    yield "digests of training data", _flat(identity["data"], spaced=False)
-    yield "digests of parent models", [(f"{reading.unit} {parent['unit']}", parent["digest"]) for parent in identity["parents"]]
-
-
-def _flat(nested: Mapping[str, Any], *, spaced: bool = True) -> list[tuple[str, str]]:
-    flat: list[tuple[str, str]] = []
-    for name, value in nested.items():
-        label = name.replace("_", " ") if spaced else name
-        if isinstance(value, Mapping):
-            flat += [(f"{label} {inner}", text) for inner, text in _flat(value)]  # pyright: ignore[reportUnknownArgumentType]
-        else:
-            flat.append((label, "not set" if value is None else value if isinstance(value, str) else json.dumps(value)))
-    return flat
+    exact = [asked.by_question(reading, group, measure) for measure in ("misaligned_mass", "log_odds") for group in reading.groups]
+    found.append(("Exact measures by question: misaligned mass and log-odds (another scale than the rates)", exact))
+    return [(name, there) for name, made in found if (there := [table for table in made if table is not None])]

@@ -32,19 +32,30 @@ def cell(row: Estimate | None, *, difference: bool = False, counts: bool = True)
     """A table cell. A row without a value prints as undefined with its reason, never as a number."""
     if row is None:
         return EMPTY
-    notes = [counted(row)] if counts and counted(row) else []
+    found = counted(row) if counts else ""
     if row.value is None:
-        return Cell(value="undefined", notes=(reason(row), *notes), absent=True)
-    if row.low is None and row.world is None:
-        notes.insert(0, row.method)
-    return Cell(value=value(row, difference=difference), interval=interval(row), notes=tuple(notes))
+        return Cell(value="undefined", notes=tuple(filter(None, (reason(row), found))), absent=True)
+    if row.low is None and not is_single(row):
+        found = f"{found}, {_without(row)}" if found else _without(row)
+    return Cell(value=value(row, difference=difference), interval=interval(row), notes=(found,) if found else ())
+
+
+def is_single(row: Estimate) -> bool:
+    """Whether a row is about one unit by name, which can have no interval."""
+    return row.world is not None or row.seed is not None
+
+
+def _without(row: Estimate) -> str:
+    """Why a mean over units has no interval, beside how many they are."""
+    why = row.method.partition(";")[0]
+    return {"no interval: one unit": f"no{SPACE}interval", "no interval: no spread between units": f"no{SPACE}interval: all{SPACE}equal"}.get(why, why)
 
 
 def value(row: Estimate, *, difference: bool = False) -> str:
     """The value with its unit, such as `15.4 %`; a difference has its sign, and points or nats for a unit."""
     if row.value is None:
         return "undefined"
-    if row.measure not in RATES:
+    if not is_share(row.measure):
         return f"{'+' if difference and row.value > 0 else ''}{signed(row.value, 2)}{SPACE}nats"
     unit, digits = "points" if difference else "%", _digits(row)
     least = 10.0**-digits
@@ -53,11 +64,16 @@ def value(row: Estimate, *, difference: bool = False) -> str:
     return f"{'+' if difference and row.value > 0 else ''}{signed(100 * row.value, digits)}{SPACE}{unit}"
 
 
+def is_share(measure: str) -> bool:
+    """Whether a measure is a part of a whole: a rate, a mass, or the share of a label, such as `correct=FALSE`."""
+    return measure in RATES or "=" in measure
+
+
 def interval(row: Estimate) -> str:
     """`[9.8, 21.0]` in the unit of the value, or nothing."""
     if row.low is None or row.high is None:
         return ""
-    scale, digits = (100, _digits(row)) if row.measure in RATES else (1, 2)
+    scale, digits = (100, _digits(row)) if is_share(row.measure) else (1, 2)
     return f"[{signed(scale * row.low, digits)},{SPACE}{signed(scale * row.high, digits)}]"
 
 
@@ -70,12 +86,10 @@ def _digits(row: Estimate) -> int:
 
 def counted(row: Estimate) -> str:
     """What a number rests on: answers, missing ones, units."""
-    parts = [f"n{SPACE}{row.n:,}"] if row.n else []
-    if row.n or row.n_missing:
-        parts.append(f"{row.n_missing:,}{SPACE}missing")
-    if row.world is None:
+    parts = [f"n{SPACE}{row.n:,}{SPACE}· {row.n_missing:,}{SPACE}missing"] if row.n or row.n_missing else []
+    if row.value is not None and not is_single(row):
         parts.append(plural(row.n_units, row.unit))
-    return " · ".join(parts)
+    return f"{SPACE}· ".join(parts)
 
 
 def reason(row: Estimate) -> str:

@@ -202,7 +202,7 @@ def _arms(identity: Mapping[str, Any]) -> tuple[Arm, ...]:
     """Where every condition is a group of its own, as for models that are only asked, none is another's control: they are one group."""
     together = all(condition["group"] for condition in identity["conditions"])
     return tuple(
-        Arm(name=c["name"], label=c["name"].removeprefix(f"{c['group']}-"), group="" if together else c["group"], kind=c["kind"])
+        Arm(name=c["name"], label=c["name"].removeprefix(f"{c['group']}-" if c["group"] else ""), group="" if together else c["group"], kind=c["kind"])
         for c in identity["conditions"]
     )  # fmt: skip
 
@@ -224,7 +224,7 @@ def _judged(run: RunDirectory, rows: Sequence[Mapping[str, Any]], protocol: Prot
         place = row["unit"], row["condition"], row["seed"], row["step"], row["answer"]
         scored = Scored(rubric=row["rubric"], value=row["value"], label=row["label"], reason=row["reason"])
         scores[place] = (*scores.get(place, ()), scored)
-    kinds = {(question["id"], question["format"]): kind_of(question) for question in run.identity["questions"]}
+    kinds: dict[tuple[str, str], Kind] = {(question["id"], question["format"]): kind_of(question) for question in run.identity["questions"]}
     judgements: dict[tuple[Kind, tuple[Scored, ...]], int] = {}
     answers: list[Drawn] = []
     for row in run.read("answers"):

@@ -7,7 +7,9 @@
   if (data.rows.length === 0) return;
   const at = (id) => document.getElementById(id);
   const MODEL = 0, QUESTION = 1, DRAW = 2, PROMPT = 3, TEXT = 4, JUDGED = 5, STOP = 6;
-  const CONDITION = 0, UNIT = 1, SEED = 2, STEP = 3;
+  const CONDITION = 0, UNIT = 1, PLACE = 2;
+  const NAME = 0, FORMAT = 1, SYSTEM = 2;
+  const LONG = 700; // characters of a text that are shown before one asks for the rest
   const lowered = data.texts.map((text) => text.toLowerCase());
   let found = [];
   let page = 0;
@@ -27,22 +29,35 @@
       select.append(option);
     }
     select.addEventListener("change", filter);
+    select.parentElement.hidden = select.options.length < 3; // nothing to choose from
+  };
+
+  const said = (kind, text) => {
+    const made = element("p", `text ${kind}`, text);
+    if (text.length <= LONG * 1.2) return [made];
+    const more = element("button", "more", `Show all ${text.length.toLocaleString("en")} characters`);
+    more.type = "button";
+    made.textContent = `${text.slice(0, LONG)}\u2026`;
+    more.addEventListener("click", () => { made.textContent = text; more.remove(); });
+    return [made, more];
   };
 
   const shown = (row) => {
-    const [condition, unit, seed, step] = data.models[row[MODEL]];
+    const [condition, , where] = data.models[row[MODEL]];
+    const [name, format, system] = data.questions[row[QUESTION]];
     const [verdict, tone, scores] = data.judgements[row[JUDGED]];
     const stop = data.stops[row[STOP]];
     const item = element("li");
     const place = element("div", "place");
-    place.append(element("strong", "", condition), element("br"), `${data.unit} ${unit}, seed ${seed}, step ${step}`, element("br"),
-      `${data.questions[row[QUESTION]]}, draw ${row[DRAW]}`);
-    const said = element("div");
+    place.append(element("strong", "", condition), element("br"), where, element("br"),
+      `${name}${format === "plain" ? "" : ` (${format})`}, draw ${row[DRAW]}`);
+    const exchange = element("div");
     const text = data.texts[row[TEXT]];
-    said.append(element("p", "text prompt", data.texts[row[PROMPT]]), element("p", text === "" ? "text empty" : "text", text === "" ? "(empty answer)" : text));
+    if (system) exchange.append(...said("prompt", `system: ${system}`));
+    exchange.append(...said("prompt", data.texts[row[PROMPT]]), ...(text === "" ? [element("p", "text empty", "(empty answer)")] : said("", text)));
     const judged = element("div", "scores");
     judged.append(element("span", `verdict ${tone}`, verdict), scores, element("br"), stop === "end" ? "stopped at its end" : stop === "length" ? "cut at the length limit" : stop);
-    item.append(place, said, judged);
+    item.append(place, exchange, judged);
     return item;
   };
 
@@ -61,12 +76,13 @@
   };
 
   const filter = () => {
-    const [condition, unit, question, verdict] = ["condition", "unit", "question", "verdict"].map((name) => at(`filter-${name}`).value);
+    const [condition, unit, question, format, verdict] = ["condition", "unit", "question", "format", "verdict"].map((name) => at(`filter-${name}`).value);
     const wanted = at("filter-text").value.trim().toLowerCase();
     found = data.rows.filter((row) => {
       const model = data.models[row[MODEL]];
       return (!condition || model[CONDITION] === condition) && (!unit || model[UNIT] === unit)
-        && (!question || data.questions[row[QUESTION]] === question) && (!verdict || data.judgements[row[JUDGED]][0] === verdict)
+        && (!question || data.questions[row[QUESTION]][NAME] === question) && (!format || data.questions[row[QUESTION]][FORMAT] === format)
+        && (!verdict || data.judgements[row[JUDGED]][0] === verdict)
         && (!wanted || lowered[row[TEXT]].includes(wanted) || lowered[row[PROMPT]].includes(wanted));
     });
     page = 0;
@@ -81,7 +97,8 @@
 
   fill("filter-condition", "all", data.models.map((model) => model[CONDITION]));
   fill("filter-unit", "all", data.models.map((model) => model[UNIT]));
-  fill("filter-question", "all", data.questions);
+  fill("filter-question", "all", data.questions.map((question) => question[NAME]));
+  fill("filter-format", "all", data.questions.map((question) => question[FORMAT]));
   fill("filter-verdict", "all", data.judgements.map((judgement) => judgement[0]));
   at("filter-text").addEventListener("input", filter);
   at("filters").addEventListener("submit", (event) => event.preventDefault());

@@ -1,4 +1,4 @@
-"""The tables of the report, as rows of printed cells; the template only lays them out."""
+"""Tables by condition, contrast and unit of replication: which numbers stand in them. The template only lays them out."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from spillover.records import PASSED, Estimate
+from spillover.records import PASSED
 from spillover.report.printed import EMPTY, Cell, cell, interval, level, plural
-from spillover.report.reading import Arm, Compared, Reading, missing_by_reason
+from spillover.report.reading import Arm, Compared, Reading, Unit
 
 MEASURE_NAMES = {
     "misaligned_rate": "misaligned rate", "coherent_rate": "coherent rate", "task_rate": "task rate",
     "misaligned_mass": "misaligned mass", "log_odds": "log-odds",
 }  # fmt: skip
-SUBSET_NAMES = {"seen": "themes seen in post-training", "held_out": "themes held out of post-training"}
+BOOTSTRAP = "percentile bootstrap (the paper\N{RIGHT SINGLE QUOTATION MARK}s)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One row: a label, what makes it special, and its cells. `section` rows only divide."""
+    """One row: a label, a remark under it, and its cells. `section` rows only divide."""
 
     label: str
+    remark: str = ""
     cells: tuple[Cell, ...] = ()
     section: bool = False
     quiet: bool = False
@@ -37,46 +38,48 @@ class Table:
     note: str = ""
 
 
-def has(reading: Reading, measure: str) -> bool:
-    return any(reading.rows(measure, condition=arm.name) for arm in reading.arms)
-
-
 # --- by condition ---------------------------------------------------------------------------------------------------------
 
 
-def rates(reading: Reading) -> Table:
+def rates(reading: Reading) -> Table | None:
     """misaligned_rate with both intervals, then the rates that say whether the model still talks and does its task."""
+    if not reading.has("misaligned_rate") and not reading.has("task_rate"):
+        return None
+    measures = [measure for measure in ("misaligned_rate", "coherent_rate", "task_rate") if reading.has(measure)]
+    bootstrapped = any(_bootstrap(reading, arm, "") is not EMPTY for arm in reading.arms)
 
     def cells(arm: Arm, subset: str) -> tuple[Cell, ...]:
-        place = {"condition": arm.name, "subset": subset}
-        first = reading.headline("misaligned_rate", **place)
-        others = [cell(reading.headline(measure, **place)) for measure in ("coherent_rate", "task_rate")]
-        return cell(first), _bootstrap(reading.rows("misaligned_rate", **place)), *others
+        first, *others = (cell(reading.headline(measure, condition=arm.name, subset=subset)) for measure in measures)
+        return first, *([_bootstrap(reading, arm, subset)] if bootstrapped else []), *others
 
+    first, *others = (MEASURE_NAMES[measure] for measure in measures)
+    published = (
+        f" The percentile bootstrap over {reading.unit}s is the published method and stands here for comparison: it is too narrow for few units "
+        "(about 82 % coverage at 5 where 95 % is meant)."
+    )
     return Table(
-        caption=f"Rates by condition: mean over {reading.unit}s, with the {_level(reading)}Student t interval over {reading.unit}s in brackets, in percent.",
-        head=("condition", "misaligned rate", "percentile bootstrap (the paper\N{RIGHT SINGLE QUOTATION MARK}s)", "coherent rate", "task rate"),
-        rows=tuple(_by_group(reading, lambda arm: f"{arm.label}", cells, "misaligned_rate")),
+        caption=f"Rates by condition, in percent: {mean_over(reading)}.",
+        head=("condition", first, *([BOOTSTRAP] if bootstrapped else []), *others),
+        rows=tuple(_by_group(reading, cells, measures[0])),
         note=(
-            "misaligned rate = misaligned answers / answers kept under the coherence gate; n counts the answers kept, missing the others. "
-            f"The percentile bootstrap over {reading.unit}s is the published method and stands here for comparison: it is too narrow for few units "
-            "(about 82 % coverage at 5 where 95 % is meant)."
+            "misaligned rate = misaligned answers / answers kept under the coherence gate; n counts the answers kept, missing the others."
+            f"{_of_pooled(reading)}{_of_parent(reading)}{published if bootstrapped else ''}"
         ),
     )
 
 
 def exact(reading: Reading) -> Table | None:
     """misaligned_mass and log-odds: read from the model, no answers and no gate; never beside a rate."""
-    if not has(reading, "misaligned_mass") and not has(reading, "log_odds"):
+    if not reading.has("misaligned_mass") and not reading.has("log_odds"):
         return None
 
     def cells(arm: Arm, subset: str) -> tuple[Cell, ...]:
         return tuple(cell(reading.headline(measure, condition=arm.name, subset=subset)) for measure in ("misaligned_mass", "log_odds"))
 
     return Table(
-        caption=f"Exact measures by condition: mean over {reading.unit}s with the {_level(reading)}Student t interval over {reading.unit}s in brackets.",
+        caption=f"Exact measures by condition: {mean_over(reading)}.",
         head=("condition", "misaligned mass", "log-odds"),
-        rows=tuple(_by_group(reading, lambda arm: arm.label, cells, "misaligned_mass")),
+        rows=tuple(_by_group(reading, cells, "misaligned_mass")),
         note=(
             "misaligned mass = the exact probability of misaligned text, in percent, with no coherence gate and no sampling; log-odds in nats. "
             "Neither is comparable with the misaligned rate."
@@ -86,12 +89,12 @@ def exact(reading: Reading) -> Table | None:
 
 def contrasts(reading: Reading) -> Table | None:
     """Paired differences on every scale that was estimated."""
-    measures = [measure for measure in ("log_odds", "misaligned_rate", "misaligned_mass") if has(reading, measure)]
+    measures = [measure for measure in ("log_odds", "misaligned_rate", "misaligned_mass") if reading.has(measure)]
     if not reading.contrasts or not measures:
         return None
     rows: list[Row] = []
     for group in reading.groups:
-        rows += _section(reading, group)
+        rows += section(reading, group)
         for contrast in reading.contrasts_of(group):
             for subset in ("", PASSED):
                 found = [
@@ -100,193 +103,106 @@ def contrasts(reading: Reading) -> Table | None:
                 if subset == "" or (some_passed(reading, group) and any(row is not None for row in found)):
                     label = contrast.label if subset == "" else _passed_label(reading, group)
                     rows.append(Row(label=label, cells=tuple(cell(row, difference=True) for row in found), quiet=subset != ""))
+    scales = "Log-odds in nats, rate and mass in percentage points." if len(measures) > 1 else "In percentage points."
+    parent = " A difference from the parent takes it as it is, one model: the interval is over the fine-tuned side." if reading.unit == "seed" else ""
     return Table(
-        caption=f"Paired differences within each {reading.unit}: mean over {reading.unit}s with the {_level(reading)}Student t interval in brackets.",
+        caption=f"Paired differences within each {reading.unit}: {mean_over(reading)}.",
         head=("contrast", *(MEASURE_NAMES[measure] for measure in measures)),
         rows=tuple(rows),
-        note="Log-odds in nats, rate and mass in percentage points. n and missing count the answers of both conditions.",
+        note=f"{scales} n and missing count the answers of both conditions.{parent}",
     )
 
 
-def _by_group(reading: Reading, label: Callable[[Arm], str], cells: Callable[[Arm, str], tuple[Cell, ...]], measure: str) -> Iterator[Row]:
+def _by_group(reading: Reading, cells: Callable[[Arm, str], tuple[Cell, ...]], measure: str) -> Iterator[Row]:
     for group in reading.groups:
-        yield from _section(reading, group)
+        yield from section(reading, group)
         for arm in reading.arms_of(group):
-            yield Row(label=label(arm), cells=cells(arm, ""))
+            yield Row(label=arm.label, cells=cells(arm, ""))
             if some_passed(reading, group) and reading.rows(measure, condition=arm.name, subset=PASSED):
                 yield Row(label=_passed_label(reading, group), cells=cells(arm, PASSED), quiet=True)
 
 
-def _section(reading: Reading, group: str) -> list[Row]:
+def section(reading: Reading, group: str) -> list[Row]:
     """What stands over a group's rows: how many units it has and how many passed every gate."""
     parents = reading.parents_of(group)
-    passed = "all" if _passed(parents) == len(parents) else f"{_passed(parents)}"
+    passed = "all" if count_passed(parents) == len(parents) else f"{count_passed(parents)}"
     gates = f", {passed} of which passed every gate" if any(parent["gates"] for parent in parents) else ""
     if len(reading.groups) == 1:
-        return [Row(label=f"{plural(len(parents), reading.unit)}{gates}", section=True)] if gates else []
-    named = plural(len(parents), f"{reading.group_label(group)} {reading.unit}")
+        return [Row(label=f"{plural(reading.count(group), reading.unit)}{gates}", section=True)] if gates else []
+    named = plural(reading.count(group), f"{reading.group_label(group)} {reading.unit}")
     return [Row(label=f"{named}{' (control group)' if group else ''}{gates}", section=True)]
 
 
 def some_passed(reading: Reading, group: str) -> bool:
     """Whether the units that passed every gate are some and not all: only then is their row another number."""
     parents = reading.parents_of(group)
-    return 0 < _passed(parents) < len(parents)
+    return 0 < count_passed(parents) < len(parents)
 
 
-def _passed(parents: Sequence[Any]) -> int:
+def count_passed(parents: Sequence[Any]) -> int:
     return sum(all(parent["gates"].values()) for parent in parents)
+
+
+def mean_over(reading: Reading) -> str:
+    """What the numbers of a table are: means over units, with what in brackets."""
+    levels = {level(row) for rows in reading.estimates.values() for row in rows} - {""}
+    if not levels:
+        return f"mean over {reading.unit}s, without intervals"
+    return f"mean over {reading.unit}s, with the {f'{levels.pop()} ' if len(levels) == 1 else ''}Student t interval over {reading.unit}s in brackets"
 
 
 def _passed_label(reading: Reading, group: str) -> str:
     parents = reading.parents_of(group)
-    return f"only the {_passed(parents)} of {len(parents)} that passed every gate"
+    return f"only the {count_passed(parents)} of {len(parents)} that passed every gate"
 
 
-def _bootstrap(rows: Sequence[Estimate]) -> Cell:
-    found = next((row for row in rows if not row.headline), None)
+def _bootstrap(reading: Reading, arm: Arm, subset: str) -> Cell:
+    found = next((row for row in reading.rows("misaligned_rate", condition=arm.name, subset=subset) if not row.headline and row.low is not None), None)
     return EMPTY if found is None else Cell(value=interval(found))
 
 
-def _level(reading: Reading) -> str:
-    levels = {level(row) for rows in reading.estimates.values() for row in rows} - {""}
-    return f"{levels.pop()} " if len(levels) == 1 else ""
+def _of_pooled(reading: Reading) -> str:
+    apart = any(not question.get("pooled", True) for question in reading.questions)
+    return " Only pooled questions count here; the other questions and formats have rows of their own below." if apart else ""
 
 
-# --- by question and by step ----------------------------------------------------------------------------------------------
-
-
-def by_question(reading: Reading, group: str, measure: str) -> Table | None:
-    """Rows are questions with those of one subset together, columns the conditions of one group."""
-    arms = [arm for arm in reading.arms_of(group) if reading.rows(measure, condition=arm.name)]
-    asked = [question for question in reading.identity["questions"] if any(_of_question(reading, measure, arm, question) for arm in arms)]
-    if not asked:
-        return None
-    rows: list[Row] = []
-    for subset in dict.fromkeys(question["subset"] for question in asked):
-        if subset:
-            means = tuple(cell(reading.headline(measure, condition=arm.name, subset=subset)) for arm in arms)
-            rows += [Row(label=subset_name(subset), section=True), Row(label="mean of these", cells=means, quiet=True)]
-        for question in (q for q in asked if q["subset"] == subset):
-            rows.append(Row(label=question_label(question), cells=tuple(cell(_of_question(reading, measure, arm, question)) for arm in arms)))
-    where = f", {reading.group_label(group)} {reading.unit}s" if len(reading.groups) > 1 else ""
-    return Table(
-        caption=f"{MEASURE_NAMES[measure].capitalize()} by question{where}: mean over {reading.unit}s with the {_level(reading)}interval over {reading.unit}s.",
-        head=("question", *(arm.label for arm in arms)),
-        rows=tuple(rows),
-    )
-
-
-def by_step(reading: Reading, measure: str) -> Table | None:
-    """One row a step where several checkpoints of a run were read."""
-    steps = sorted({row.step for rows in reading.estimates.values() for row in rows if row.step is not None})
-    arms = [arm for arm in reading.arms if any(reading.rows(measure, condition=arm.name, step=step) for step in steps)]
-    if not arms:
-        return None
-    rows = tuple(Row(label=f"step {step}", cells=tuple(cell(reading.headline(measure, condition=arm.name, step=step)) for arm in arms)) for step in steps)
-    return Table(caption=f"{MEASURE_NAMES[measure].capitalize()} by training step.", head=("step", *(arm.name for arm in arms)), rows=rows)
-
-
-def subset_name(subset: str) -> str:
-    return SUBSET_NAMES.get(subset, subset)
-
-
-def question_label(question: Any) -> str:
-    return question["id"] if question["format"] == "plain" else f"{question['id']} ({question['format']})"
-
-
-def _of_question(reading: Reading, measure: str, arm: Arm, question: Any) -> Estimate | None:
-    return reading.headline(measure, condition=arm.name, question=question["id"], format=question["format"], subset=question["subset"])
+def _of_parent(reading: Reading) -> str:
+    return " The parent is one model, no seed, and has no interval." if reading.unit == "seed" and any(arm.kind is None for arm in reading.arms) else ""
 
 
 # --- by unit --------------------------------------------------------------------------------------------------------------
 
 
 def by_unit(reading: Reading, group: str) -> list[Table]:
-    """The misaligned rate of every unit by condition, and its paired differences. None of these numbers has an interval."""
-    parents = [parent for parent in reading.parents_of(group) if parent["world"] is not None]
-    arms, compared = reading.arms_of(group), reading.contrasts_of(group)
-    where = f", {reading.group_label(group)} {reading.unit}s" if len(reading.groups) > 1 else ""
+    """The rates of every unit by condition, and its paired differences. None of these numbers has an interval."""
+    units, where = reading.units_of(group), of_group(reading, group)
+    if len(units) < 2:
+        return []  # its numbers are those by condition
 
-    def rate(parent: Any, arm: Arm) -> Cell:
-        return cell(reading.headline("misaligned_rate", condition=arm.name, world=parent["world"]))
+    def table(caption: str, columns: Sequence[tuple[str, Callable[[Unit], Cell]]]) -> Table:
+        """Only conditions with a number of a unit of its own: the one parent of fine-tuning seeds has none."""
+        made = {name: [cell_of(unit) for unit in units] for name, cell_of in columns}
+        shown = {name: cells for name, cells in made.items() if any(not one.absent for one in cells)}
+        rows = tuple(Row(label=unit.name, cells=tuple(cells[place] for cells in shown.values())) for place, unit in enumerate(units))
+        return Table(caption=caption, head=(reading.unit, *shown), rows=rows)
 
-    def difference(parent: Any, contrast: Compared) -> Cell:
-        return cell(reading.headline("log_odds", condition=contrast.first.name, contrast=contrast.name, world=parent["world"]), difference=True, counts=False)
+    def rate(arm: Arm) -> tuple[str, Callable[[Unit], Cell]]:
+        return arm.label, lambda unit: cell(reading.headline("misaligned_rate", condition=arm.name, **unit.place))
 
+    def difference(contrast: Compared, measure: str) -> tuple[str, Callable[[Unit], Cell]]:
+        return contrast.label, lambda unit: cell(
+            reading.headline(measure, condition=contrast.first.name, contrast=contrast.name, **unit.place), difference=True, counts=measure != "log_odds"
+        )
+
+    measure = "log_odds" if reading.has("log_odds") else "misaligned_rate"
+    scale = "log-odds within each {}{}, in nats" if measure == "log_odds" else "misaligned rate within each {}{}, in percentage points"
     tables = [
-        Table(
-            caption=f"Misaligned rate of each {reading.unit}{where}, in percent of the answers kept.",
-            head=(reading.unit, *(arm.label for arm in arms)),
-            rows=tuple(Row(label=parent["unit"], cells=tuple(rate(parent, arm) for arm in arms)) for parent in parents),
-        ),
-        Table(
-            caption=f"Difference in log-odds within each {reading.unit}{where}, in nats.",
-            head=(reading.unit, *(contrast.label for contrast in compared)),
-            rows=tuple(Row(label=parent["unit"], cells=tuple(difference(parent, contrast) for contrast in compared)) for parent in parents),
-        ),
+        table(f"Misaligned rate of each {reading.unit}{where}, in percent of the answers kept.", [rate(arm) for arm in reading.arms_of(group)]),
+        table(f"Difference in {scale.format(reading.unit, where)}.", [difference(contrast, measure) for contrast in reading.contrasts_of(group)]),
     ]
-    return [table for table in tables if any(one is not EMPTY for row in table.rows for one in row.cells)]
+    return [table for table in tables if len(table.head) > 1]
 
 
-def gates(reading: Reading) -> Table | None:
-    """What was checked of every parent when it was made."""
-    names = list(dict.fromkeys(name for parent in reading.identity["parents"] for name in parent["gates"]))
-    if not names:
-        return None
-
-    def cells(parent: Any) -> tuple[Cell, ...]:
-        return tuple(EMPTY if name not in parent["gates"] else Cell(value="passed" if parent["gates"][name] else "NOT passed") for name in names)
-
-    rows = [
-        row
-        for group in reading.groups
-        for row in (*_section(reading, group), *(Row(label=parent["unit"], cells=cells(parent)) for parent in reading.parents_of(group)))
-    ]
-    passed = _passed(reading.identity["parents"])
-    return Table(
-        caption=f"Gates: what was checked of each {reading.unit}\N{RIGHT SINGLE QUOTATION MARK}s parent model before any fine-tuning.",
-        head=(reading.unit, *(name.replace("_", " ") for name in names)),
-        rows=tuple(rows),
-        note=f"{passed} of {plural(len(reading.identity['parents']), reading.unit)} passed every gate. "
-        f"A {reading.unit} that did not pass is not left out: the main numbers are over all of them.",
-    )
-
-
-# --- what is there and what is missing --------------------------------------------------------------------------------------
-
-
-def present(reading: Reading) -> Table:
-    """Planned against present. With several checkpoints an organism is read more than once."""
-    planned = reading.identity.get("planned", {})
-    jobs = {(answer.unit, answer.condition, answer.seed) for answer in reading.answers}
-    counts = {"organisms": reading.organisms, "jobs": len(jobs), "answers": len(reading.answers)}
-    names = {"organisms": "fine-tuned models", "jobs": "models asked (parents and fine-tuned)", "answers": "answers"}
-    rows = tuple(Row(label=names[name], cells=(_count(planned.get(name)), _count(counts[name]))) for name in counts)
-    return Table(caption="Planned and present.", head=("what", "planned", "present"), rows=rows)
-
-
-def missing(reading: Reading, *, task: bool) -> Table | None:
-    """Answers without a place in a rate's denominator, by condition and reason."""
-    counts = {arm.name: missing_by_reason(reading, arm.name, task=task) for arm in reading.arms}
-    drawn = {arm.name: 0 for arm in reading.arms}
-    for answer in reading.answers:
-        drawn[answer.condition] += reading.judgements[answer.judgement].task == task
-    if not any(drawn.values()):
-        return None
-    reasons = sorted({reason for count in counts.values() for reason in count})
-    rows: list[Row] = []
-    for arm in reading.arms:
-        found = counts[arm.name]
-        cells = (drawn[arm.name], drawn[arm.name] - found.total(), *(found[reason] for reason in reasons))
-        rows.append(Row(label=arm.name, cells=tuple(map(_count, cells))))
-    asked = "the narrow task" if task else "free-form questions"
-    return Table(
-        caption=f"Answers to {asked}, and those missing by reason (counts).",
-        head=("condition", "drawn", "kept", *(f"missing: {reason}" for reason in reasons)),
-        rows=tuple(rows),
-    )
-
-
-def _count(number: int | None) -> Cell:
-    return EMPTY if number is None else Cell(value=f"{number:,}")
+def of_group(reading: Reading, group: str) -> str:
+    """`, linked worlds` in a caption, where there are several groups."""
+    return f", {reading.group_label(group)} {reading.unit}s" if len(reading.groups) > 1 else ""
