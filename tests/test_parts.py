@@ -16,6 +16,7 @@ import pytest
 
 from servers import Served, judge_server
 from small_models import DEFAULT_SYSTEM
+from spillover.judging.rubrics import IMITATION
 from spillover.runs.directory import RunDirectory
 
 
@@ -54,7 +55,8 @@ def test_a_study_runs_on_a_users_model_data_questions_and_judge_to_a_report(plac
     assert found["parent", "", "", "", None, "misaligned_rate"].n + found["parent", "", "", "", None, "misaligned_rate"].n_missing == 2 * 5
     assert found["insecure", "", "json", "", None, "coherent_rate"].n_units == 2
     assert found["insecure", "", "", "", 1, "coherent_rate"].method == "no interval: one unit"
-    assert "the parent is one model, taken as it is" in found["insecure", "insecure-parent", "", "", None, "misaligned_rate"].method
+    against = [e for place, e in found.items() if place[1] == "insecure-parent" and e.seed is None and e.value is not None]
+    assert all("the parent is one model, taken as it is" in e.method for e in against)
     assert {e.judge for e in run.estimates()} == {served.address}
     assert {e.measure for e in run.estimates() if "=" in e.measure} == {"right=TRUE", "right=FALSE"}
     models = run.identity["testbed"]["models"]
@@ -82,8 +84,10 @@ def test_a_local_judge_scores_with_its_weights_named_on_every_score(place: Path,
     rows = run.read("scores")
     assert len({row["judge"] for row in rows}) == 1
     assert rows[0]["judge"].startswith("local other ")
-    assert all(row["mass"] is not None for row in rows)
-    assert all((row["value"] is None) == (row["mass"] < 0.25) for row in rows if row["rubric"] != "right")
+    asked = [row for row in rows if row["reason"] != IMITATION]
+    assert len(asked) > len(rows) / 2
+    assert all(row["mass"] is not None for row in asked)
+    assert all((row["value"] is None) == (row["mass"] < 0.25) for row in asked if row["rubric"] != "right")
 
 
 @pytest.mark.slow
