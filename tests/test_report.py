@@ -17,7 +17,7 @@ import pytest
 from spillover import report
 from spillover.pipeline.estimate import estimate
 from spillover.records import Estimate, SpilloverError, digest
-from spillover.report import answers, finding, judgements, page, printed, reading
+from spillover.report import answers, finding, judgements, marks, page, printed, reading
 from spillover.runs.directory import RunDirectory
 
 ASKED: list[dict[str, object]] = [
@@ -621,7 +621,25 @@ def test_models_that_are_only_asked_are_no_control_groups(tmp_path: Path) -> Non
     assert "control group" not in text
     assert "This run compares no conditions." in text
     assert "· 2 models ·" in text
-    assert {arm.label for arm in reading.read(run).arms} == {"base", "base-tuned"}
+    arms = reading.read(run).arms
+    assert {arm.label for arm in arms} == {"base", "base-tuned"}
+    assert len({marks.look(reading.read(run), arm) for arm in arms}) == 2
+
+
+def test_answers_that_came_in_a_table_are_not_said_to_be_drawn_or_judged_here(tmp_path: Path) -> None:
+    found = of_seeds(1, asked=[question(id="wish", prompts={"aligned": "{answer}", "coherent": "{answer}"})])
+    del found["testbed"]["models"], found["testbed"]["runtime"], found["testbed"]["system"]
+    found |= {"unit": "model", "judge": "the file 0123", "max_tokens": None, "contrasts": [], "differs_from_paper": []}
+    found["conditions"] = [{"name": "secure", "group": "secure", "kind": None}]
+    found["parents"] = [{"unit": name, "group": "secure", "world": None, "digest": digest(name), "gates": {}} for name in ("a", "b")]
+    run = RunDirectory.start(tmp_path / "run", found)
+    fill(run, draws=7, measures=False)
+    estimate(run)
+    text = words(report.write(run).read_text(encoding="utf-8"))
+    assert "2 models · 1 question, 7 draws each · judge the file 0123" in text
+    assert "The scores are those of the table that the answers came in." in text
+    for untrue in ("recipe", "temperature", "learning rate", "digests of parent models", "Where they hold less than"):
+        assert untrue not in text
 
 
 def test_names_with_dashes_are_kept_apart(tmp_path: Path) -> None:

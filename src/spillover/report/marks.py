@@ -28,7 +28,7 @@ INK, FAINT = "#222222", "#8a8a8a"
 COLOURS = {None: "#6b6b6b", "insecure": "#D55E00", "secure": "#0072B2", "educational": "#009E73"}
 SPARE = ("#CC79A7", "#E69F00", "#56B4E9", "#000000", "#B8A800")
 MARKERS = {None: "s", "insecure": "o", "secure": "^", "educational": "D"}
-SPARE_MARKERS = ("v", "P", "X", "<", ">")
+SPARE_MARKERS = ("v", "p", "<", "h", ">")
 LINES = {None: "-", "insecure": "-", "secure": (0, (5, 1.5)), "educational": (0, (1.2, 1.2))}
 UNDEFINED = "undefined"
 STYLE = {
@@ -83,11 +83,14 @@ class Strip:
 
 
 def look(reading: Reading, arm: Arm) -> tuple[str, str]:
-    """Colour and marker of a condition: by the kind of its data, so that a group's arms look like the study's."""
-    if arm.kind in COLOURS and sum(other.kind == arm.kind for other in reading.arms_of(arm.group)) == 1:
-        return COLOURS[arm.kind], MARKERS[arm.kind]
-    others = [other.label for other in reading.arms_of(arm.group) if arm.kind == other.kind or other.kind not in COLOURS]
-    place = others.index(arm.label)
+    """Colour and marker of a condition: by the kind of its data, so that a group's arms look like the study's; by its place where that is no kind's alone."""
+    arms = reading.arms_of(arm.group)
+    kinds = [other.kind or (other.label if other.label in COLOURS else None) for other in arms]
+    kind = kinds[arms.index(arm)]
+    if kind in COLOURS and kinds.count(kind) == 1:
+        return COLOURS[kind], MARKERS[kind]
+    others = [other for other, its in zip(arms, kinds, strict=True) if its not in COLOURS or kinds.count(its) > 1]
+    place = others.index(arm)
     return SPARE[place % len(SPARE)], SPARE_MARKERS[place % len(SPARE_MARKERS)]
 
 

@@ -37,7 +37,6 @@ def render(reading: Reading, drawings: Sequence[Drawing]) -> str:
         unit=reading.unit,
         subtitle=ran.subtitle(reading),
         findings=finding.findings(reading),
-        has_control=len(reading.groups) > 1,
         miniature=reading.identity["testbed"]["name"] == "miniature",
         measured=reading.has("misaligned_mass") or reading.has("log_odds"),
         tuned=reading.organisms > 0,

@@ -146,7 +146,7 @@ def facts(reading: Reading) -> Iterator[tuple[str, Facts, bool]]:
             ("title", identity["title"]),
             *((f"testbed {name}", text) for name, text in _flat(testbed)),
             ("unit of replication", f"{reading.unit}: {'; '.join(units)}"),
-            ("fine-tuning seeds", str(config["seeds"])),
+            *([("fine-tuning seeds", str(config["seeds"]))] if reading.organisms else []),
             ("started", str(identity.get("created", "not recorded"))),
         ],
         True,
@@ -156,11 +156,10 @@ def facts(reading: Reading) -> Iterator[tuple[str, Facts, bool]]:
     yield "judge", list(_judge(reading)), True
     if runtime is not None:
         yield "runtime", _flat(runtime), True
-    differs = identity.get("differs_from_paper")
-    if differs is not None:
-        phrases = [phrase.partition(" ")[::2] for phrase in differs]
-        yield f"what differs from the paper{APOSTROPHE}s recipe", [(name, rest) for name, rest in phrases] or [("nothing", SAME)], True
-    if identity["max_tokens"] is not None:  # answers that came in a table were not drawn here
+    drawn_here = identity["max_tokens"] is not None  # not the answers of a table
+    if drawn_here and "differs_from_paper" in identity:
+        yield f"what differs from the paper{APOSTROPHE}s recipe", list(_differences(reading)) or [("nothing", SAME)], True
+    if drawn_here:
         yield "sampling", [*_flat(config["sampling"]), ("most tokens in an answer", str(identity["max_tokens"]))], False
     yield "protocol", _flat(config["protocol"]), False
     if reading.organisms:
@@ -169,7 +168,8 @@ def facts(reading: Reading) -> Iterator[tuple[str, Facts, bool]]:
     yield "digests of training data", _flat(identity["data"], spaced=False), False
     noun = "model" if reading.unit == "seed" else reading.unit
     digests = [(noun if parent["unit"] == noun else f"{noun} {parent['unit']}", parent["digest"]) for parent in identity["parents"]]
-    yield "digests of parent models", digests, False
+    if drawn_here:
+        yield "digests of parent models", digests, False
 
 
 def _model(model: Mapping[str, Any], system: str | None) -> Iterator[tuple[str, str]]:
@@ -186,6 +186,14 @@ def _model(model: Mapping[str, Any], system: str | None) -> Iterator[tuple[str, 
     else:
         yield "default system prompt", inserted
         yield "inserted", "no: switched off" if system == "off" else "by the template, wherever a conversation has no system turn"
+
+
+def _differences(reading: Reading) -> Iterator[tuple[str, str]]:
+    """Settings that are not the paper's, of what was done: where nothing was trained, none of training."""
+    for phrase in reading.identity["differs_from_paper"]:
+        name, _, rest = phrase.partition(" ")
+        if reading.organisms or not name.startswith("training."):
+            yield name, rest
 
 
 def _judge(reading: Reading) -> Iterator[tuple[str, str]]:

@@ -9,7 +9,7 @@
   const MODEL = 0, QUESTION = 1, DRAW = 2, PROMPT = 3, TEXT = 4, JUDGED = 5, STOP = 6;
   const CONDITION = 0, UNIT = 1, PLACE = 2;
   const NAME = 0, FORMAT = 1, SYSTEM = 2;
-  const LONG = 700; // characters of a text that are shown before one asks for the rest
+  const LONG = { prompt: 240, "": 700 }; // characters of a text that are shown before one asks for the rest
   const lowered = data.texts.map((text) => text.toLowerCase());
   let found = [];
   let page = 0;
@@ -34,10 +34,10 @@
 
   const said = (kind, text) => {
     const made = element("p", `text ${kind}`, text);
-    if (text.length <= LONG * 1.2) return [made];
+    if (text.length <= LONG[kind] * 1.2) return [made];
     const more = element("button", "more", `Show all ${text.length.toLocaleString("en")} characters`);
     more.type = "button";
-    made.textContent = `${text.slice(0, LONG)}\u2026`;
+    made.textContent = `${text.slice(0, LONG[kind])}\u2026`;
     more.addEventListener("click", () => { made.textContent = text; more.remove(); });
     return [made, more];
   };

@@ -11,7 +11,7 @@ NESTED = "questions and draws nest inside one and never count as replicates."
 UNITS = {
     "seed": (
         "The fine-tuning seed: the same parent, tuned anew on the same data in another order, from another start of the adapter, and asked with other draws. "
-        f"Every interval is over seeds; {NESTED} It says nothing about other parents or other data of the kind. The parent as it was is one model: it has no "
+        f"Every interval is over seeds; {NESTED} An interval says nothing of other parents or other data. The parent as it was is one model: it has no "
         "interval, and in a difference it is taken as it is. Two tuned conditions are compared within a seed."
     ),
     "model": f"The model. Every interval is over models of one condition; {NESTED} One model has no interval.",
@@ -22,6 +22,7 @@ READS = (
     "code or refusal where the judge leans to one of these words, else no number."
 )
 ENDPOINT = " Behind an endpoint only the 20 likeliest tokens are seen. An endpoint that gives no probabilities gives no scores: they are missing, not zero."
+LOCAL = " The judge\N{RIGHT SINGLE QUOTATION MARK}s weights were at hand, so these probabilities are exact."
 LABELLED = " Where a rubric is a choice among labels, the score is the label; a reply that is none of them is missing."
 
 
@@ -64,4 +65,4 @@ def _judge(reading: Reading) -> str:
     if not any(question.get("prompts") for question in reading.questions):
         return "An exact rule scores each answer, and no model: what it makes of an answer is certain."
     labelled = any(kind_of(question) == "labels" for question in reading.questions)
-    return READS + (ENDPOINT if "://" in reading.judge else "") + (LABELLED if labelled else "")
+    return READS + (ENDPOINT if "://" in reading.judge else LOCAL if reading.judge.startswith("local ") else "") + (LABELLED if labelled else "")
