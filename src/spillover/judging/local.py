@@ -136,6 +136,7 @@ def token_paths(tokenizer: Tokenizer, label: str) -> list[tuple[int, ...]]:
 @torch.no_grad()
 def _read(model: LocalModel, prompt_ids: Sequence[int], tree: LabelTree) -> dict[str, float]:
     network, stops = model.network, sorted(model.stop_ids())
+    model.refuse_foreign([*prompt_ids, *tree.tokens, *stops])
     wanted = sorted({*tree.tokens[1:], *stops})
     column = {token: place for place, token in enumerate(wanted)}
 

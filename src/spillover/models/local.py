@@ -118,6 +118,7 @@ class LocalModel:
                 raise SpilloverError(f"{prompt[-1].content[:60]!r} spells the control token {spelt!r}, which would not be read as text")
             ids = self.template.prompt_ids(prompt)
             self.template.refuse_unknown_turns(ids, prompt)
+            self.refuse_foreign(ids)
             if len(self._prompts) == MOST_PROMPTS:
                 self._prompts.clear()
             self._prompts[prompt] = ids
@@ -127,12 +128,23 @@ class LocalModel:
         """The ids of bare text."""
         ids = self.template.text_ids(text)
         self.template.refuse_unknown(ids, text)
+        self.refuse_foreign(ids)
         return ids
+
+    def refuse_foreign(self, ids: Sequence[int]) -> None:
+        """Raise for a token that the network has no place for: its tokenizer is another model's."""
+        embeddings: Any = self.network.get_input_embeddings()
+        places = embeddings.weight.shape[0]
+        if max(ids, default=0) >= places:
+            raise SpilloverError(f"the tokenizer in {self.network.name_or_path} does not fit its network: it gives token {max(ids)}, and there are {places}")
 
     def stop_ids(self) -> set[int]:
         """Every token that ends a reply: what the model's configuration names, and the template's own end of turn."""
         configured = getattr(self.network.generation_config, "eos_token_id", None)
-        listed = configured if isinstance(configured, list) else [configured]
+        listed: list[Any] = configured if isinstance(configured, list) else [configured]
+        if not all(token is None or (type(token) is int and -1 <= token < 2**31) for token in listed):
+            where = f"{self.network.name_or_path}: eos_token_id of its generation_config.json"
+            raise SpilloverError(f"{where} is {str(configured)[:40]!r}; it is the number of a token, or a list of them")
         return {token for token in [*listed, self.tokenizer.eos_token_id, self.template.end_of_turn] if token is not None}
 
     def _rows_at_once(self, row_bytes: int) -> int:
@@ -156,7 +168,9 @@ def load(model: Model, runtime: Runtime = CPU, *, system: bool = True) -> LocalM
     network = load_network(model.location, runtime)
     if model.adapter is not None:
         adapters.merge(network, Path(model.adapter))
-    return LocalModel(network, template.load(model.location, system=system))
+    loaded = LocalModel(network, template.load(model.location, system=system))
+    loaded.refuse_foreign([loaded.template.filler])
+    return loaded
 
 
 def load_network(location: str, runtime: Runtime = CPU) -> PreTrainedModel:
@@ -237,7 +251,12 @@ def pad(rows: list[list[int]], filler: int, *, left: bool) -> tuple[torch.Tensor
 
 
 def _draw(logits_BV: torch.Tensor, uniform_B: torch.Tensor, temperature: float) -> torch.Tensor:
-    """One token per row by inverse transform: the first whose cumulative probability exceeds the uniform draw."""
+    """One token per row by inverse transform: the first whose cumulative probability exceeds the uniform draw.
+
+    Raises SpilloverError where there are no probabilities.
+    """
+    if not logits_BV.amax(-1).isfinite().all():
+        raise SpilloverError("the model's logits are no finite numbers: its weights are damaged, or too large for their precision (--dtype)")
     if temperature == 0:
         return logits_BV.argmax(-1)
     cumulative_BV = (logits_BV.double() / temperature).softmax(-1).cumsum(-1)

@@ -17,10 +17,12 @@ from typing import Any, TypeAlias
 
 from transformers import AutoTokenizer
 
+from spillover.models import bounds
 from spillover.records import Conversation, Message, SpilloverError, chat
 
 Tokenizer: TypeAlias = Any  # a transformers tokenizer; its own types are unions of everything it could ever return
 TEMPLATE_CHECK = "template_check.json"  # optional, beside a model: a conversation and the ids its template must give
+LONGEST = 10**30  # tokens: what is too long is for the model's configuration and for settings to say
 _MARKS_TURNS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _PROBE = "\N{BLACK DIAMOND}probe\N{BLACK DIAMOND}"
 
@@ -35,12 +37,12 @@ class ChatTemplate:
     def default_system(self) -> str | None:
         """The system prompt that this template inserts where a conversation has none, or None."""
         asked = chat(("user", "ask"))
+        bare = self._text(asked, generate=True)
         try:
             given = self._text((Message(role="system", content=_PROBE), *asked), generate=True)
         except SpilloverError:  # a template without a system turn
             return None
         before, _, after = given.partition(_PROBE)
-        bare = self._text(asked, generate=True)
         found = bare[len(before) : len(bare) - len(after)] if bare.startswith(before) and bare.endswith(after) else ""
         return found.strip() or None
 
@@ -74,7 +76,7 @@ class ChatTemplate:
 
     def prompt_ids(self, conversation: Conversation) -> list[int]:
         """The ids of a conversation up to where the assistant speaks."""
-        return self._ids(conversation, add_generation_prompt=True)["input_ids"]
+        return self.text_ids(self._text(conversation, generate=True))
 
     def text_ids(self, text: str) -> list[int]:
         """The ids of bare text."""
@@ -86,14 +88,16 @@ class ChatTemplate:
         A template that marks its turns (`{% generation %}`) is taken at its word. In another, the assistant's part is what the rendered
         text adds to the prompt before it; where an earlier turn is rendered differently once more follows, SpilloverError is raised.
         """
-        if _MARKS_TURNS.search(self._source()):
-            out = self._ids(conversation, return_assistant_tokens_mask=True)
-            return out["input_ids"], out["assistant_masks"]
         text = self._text(conversation)
+        if _MARKS_TURNS.search(self._source()):
+            out = self._applied(conversation, return_dict=True, return_assistant_tokens_mask=True)
+            return list(out["input_ids"]), list(out["assistant_masks"])
         out = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids, mask = list(out["input_ids"]), [0] * len(out["input_ids"])
         for first, end in self._spans(conversation, text):
             spoken = [place for place, (start, stop) in enumerate(out["offset_mapping"]) if stop > first and start < end and stop > start]
+            if not spoken:
+                raise SpilloverError("the chat template writes nothing for what the assistant says; use another template")
             last = next((place for place in reversed(spoken) if ids[place] in self.control_ids), spoken[-1])
             for place in range(spoken[0], last + 1):
                 mask[place] = 1
@@ -135,6 +139,8 @@ class ChatTemplate:
             found = found.get("default")
         if not isinstance(found, str):
             raise SpilloverError("this tokenizer has no chat template; put a chat_template.jinja beside it")
+        if len(found) > bounds.SOURCE:
+            raise SpilloverError(f"the chat template has {len(found)} characters; the most that is read is {bounds.SOURCE}")
         return found
 
     def _turns(self, conversation: Conversation) -> list[dict[str, str]]:
@@ -142,10 +148,12 @@ class ChatTemplate:
         return [*empty, *({"role": turn.role, "content": turn.content} for turn in conversation)]
 
     def _text(self, conversation: Conversation, *, generate: bool = False) -> str:
-        return str(self._applied(conversation, add_generation_prompt=generate, tokenize=False))
-
-    def _ids(self, conversation: Conversation, **options: Any) -> dict[str, list[int]]:
-        return {name: list(found) for name, found in self._applied(conversation, return_dict=True, **options).items()}
+        """A conversation as the template writes it, within the bounds of time, memory and length that it has."""
+        with bounds.bounded():
+            text = str(self._applied(conversation, add_generation_prompt=generate, tokenize=False))
+        if len(text) > bounds.CHARACTERS:
+            raise SpilloverError(f"the chat template writes {len(text)} characters for one conversation; the most that is read is {bounds.CHARACTERS}")
+        return text
 
     def _applied(self, conversation: Conversation, **options: Any) -> Any:
         self._source()
@@ -158,7 +166,7 @@ class ChatTemplate:
 def load(location: str, *, system: bool = True) -> ChatTemplate:
     """The tokenizer of a model directory, checked against the ids written beside it (`template_check.json`), if any."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(location, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(location, local_files_only=True, trust_remote_code=False, model_max_length=LONGEST)
     except Exception as error:  # tokenizers raises no narrower class for a damaged file
         raise SpilloverError(f"the tokenizer in {location} cannot be read: {_first_line(error)}") from None
     if not (tokenizer.is_fast and (Path(location) / "tokenizer.json").is_file()):  # from other files it would be made anew each time, and have no digest
@@ -166,7 +174,10 @@ def load(location: str, *, system: bool = True) -> ChatTemplate:
     template = ChatTemplate(tokenizer, system=system)
     check = Path(location) / TEMPLATE_CHECK
     if check.is_file():
-        _check(template, json.loads(check.read_text()), location)
+        try:
+            _check(template, json.loads(check.read_text(encoding="utf-8")), location)
+        except (ValueError, TypeError, LookupError, RecursionError):
+            raise SpilloverError(f"{check} is damaged: it holds no texts, ids and messages") from None
     return template
 
 
