@@ -26,10 +26,18 @@ def summary(estimates: Sequence[Estimate]) -> Iterator[str]:
     if places:
         yield "intervals: 95 %, Student t over units, cut to [0, 1]"
     yield from _undefined([e for e in whole if not e.contrast and e.measure == "misaligned_rate" and e.value is None])
-    shares = [e for e in whole if not e.contrast and "=" in e.measure and (e.n or e.n_missing)]
-    for e in shares:
-        yield f"{_name(e.condition, e.format):<{width}}{e.measure:<28}{_percent(e):<26}{e.n_units:>7}{e.n:>8}{e.n_missing:>9}"
+    yield from _shares(estimates, width, unit)
     yield from _differences(estimates, unit)
+
+
+def _shares(estimates: Sequence[Estimate], width: int, unit: str) -> Iterator[str]:
+    """Shares of labels, question by question."""
+    rows = [e for e in estimates if "=" in e.measure and e.headline and e.question and not e.contrast and e.world is None and e.seed is None and e.step is None]
+    if rows:
+        yield f"{'condition':<{width}}{'question':<40}{'label':<24}{'share':<26}{f'{unit}s':>7}{'labelled':>10}{'missing':>9}"
+    for e in rows:
+        question = f"{e.question}, {e.format}" if e.format != "plain" else e.question
+        yield f"{e.condition:<{width}}{question:<40}{e.measure:<24}{_percent(e):<26}{e.n_units:>7}{e.n:>10}{e.n_missing:>9}"
 
 
 def _undefined(rows: Sequence[Estimate]) -> Iterator[str]:

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from spillover.datasets.tables import TableRow
-from spillover.pipeline.config import RunConfig
 from spillover.pipeline.estimate import chosen_judge
 from spillover.pipeline.plan import NAME
 from spillover.questions import files
 from spillover.records import ALIGNED, COHERENT, Answer, Question, Score, SpilloverError, Subject, digest
 from spillover.runs.directory import RunDirectory
+from spillover.statistics.protocols import Protocol
 
 UNJUDGED = "no score in the file"
 
@@ -42,7 +42,8 @@ def run_of(rows: Sequence[TableRow], out: Path, questions: Sequence[Question]) -
         raise SpilloverError(f"{odd[:80]!r} cannot name a model or a group; a name has 1 to 64 letters, digits, dots, dashes and underscores, no dot first")
     scored = any(row.aligned is not None or row.coherent is not None for row in rows)
     identity: dict[str, Any] = {
-        "study": "table", "title": "Answers from a table", "testbed": {"name": "table"}, "unit": "model", "config": asdict(RunConfig()), "max_tokens": None,
+        "study": "table", "title": "Answers from a table", "testbed": {"name": "table"}, "unit": "model", "max_tokens": None,
+        "config": {"seeds": 1, "protocol": asdict(Protocol())},
         "judge": f"the file {digest([asdict(row) for row in rows])[:16]}" if scored else "", "data": {}, "differs_from_paper": [],
         "questions": [asdict(question) for question in asked.values()],
         "parents": [{"unit": model, "group": group, "world": None, "digest": digest(model), "gates": {}} for group, model in models],

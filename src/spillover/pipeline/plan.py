@@ -67,7 +67,11 @@ class Plan:
         """Every setting that is not the paper's open-model recipe, in words."""
         settings = flatten(asdict(self.config)) | flatten(self.testbed.identity)
         settings["sampling.max_tokens"] = self.config.sampling.max_tokens or self.testbed.max_tokens
-        return differences(settings)
+        unused = [
+            *(("training.", "runtime.micro_batch") if not any(job.organism for job in self.jobs) else ()),
+            *(("sampling.",) if not self.testbed.questions else ()),
+        ]
+        return differences({name: value for name, value in settings.items() if not name.startswith(tuple(unused))})
 
     @property
     def runtime(self) -> Runtime:
