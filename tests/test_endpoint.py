@@ -24,7 +24,7 @@ from servers import Served, fingerprint, judge_server, prompt_of, top_tokens
 from spillover.judging import rubrics
 from spillover.judging.endpoint import NO_PROBABILITIES, EndpointJudge
 from spillover.models.addresses import key_variable, parse_address
-from spillover.models.budget import Limits, Spent
+from spillover.models.budget import Budget, Limits, Spent
 from spillover.models.endpoint import FAILED_IN_A_ROW, Completion, Endpoint, EndpointModel, Failure, Request
 from spillover.records import Answer, Question, Score, SpilloverError, chat
 from spillover.runs.journal import FileJournal
@@ -191,7 +191,8 @@ def test_the_key_is_in_no_text(served: Served, monkeypatch: pytest.MonkeyPatch, 
     for trouble in ("echo", "HTTP 400", "busy", "broken", "HTTP 418"):
         texts.append(repr(endpoint.complete(request(trouble))))
     assert "you sent Bearer [key]" in texts[3]
-    for status in (402, 403, 404):
+    texts.append(repr(endpoint.complete(request("HTTP 403"))))
+    for status in (402, 404):
         with pytest.raises(SpilloverError, match=f"HTTP {status}: no good \\[31m: Bearer \\[key\\]") as error:
             endpoint.complete(request(f"HTTP {status}"))
         assert error.value.__cause__ is None
@@ -202,6 +203,37 @@ def test_the_key_is_in_no_text(served: Served, monkeypatch: pytest.MonkeyPatch, 
     texts += [str(error.value), (tmp_path / "journal.jsonl").read_text(), caplog.text]
     assert served.headers[0]["authorization"] == f"Bearer {KEY}"
     assert not any(KEY in text for text in texts)
+
+
+def test_a_403_ends_a_run_that_was_never_answered_and_later_only_the_prompt(served: Served) -> None:
+    served.trouble = lambda prompt, _time: prompt
+    endpoint = Endpoint(served.address, limits=QUICK)
+    with pytest.raises(SpilloverError, match="forbids this"):
+        endpoint.complete(request("HTTP 403"))
+    endpoint.complete(request("free"))
+    assert endpoint.complete(request("HTTP 403")).reason == "failed: HTTP 403"  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_no_two_hosts_share_a_key() -> None:
+    hosts = (
+        "https://api.openai.com",
+        "https://api-openai.com",
+        "https://api.openai-com",
+        "https://x.com:8443",
+        "https://x.com-8443",
+        "https://api-.openai.com",
+    )
+    assert len({key_variable(host) for host in hosts}) == len(hosts)
+
+
+def test_endpoints_of_one_run_spend_from_one_budget(served: Served, tmp_path: Path) -> None:
+    limits, journal = Limits(max_calls=10, first_wait_s=0.0), FileJournal(tmp_path / "j")
+    budget = Budget("the endpoints of this run", limits, journal)
+    first, second = (Endpoint(f"{served.url}#{name}", limits=limits, journal=journal, budget=budget) for name in ("a", "b"))
+    first.many([request(str(n)) for n in range(6)])
+    with pytest.raises(SpilloverError, match="10 calls were made to the endpoints of this run"):
+        second.many([request(str(n)) for n in range(6)])
+    assert sum(served.asked.values()) == 10
 
 
 def test_an_endpoint_that_asks_for_a_key_is_named_with_the_variable_to_set(served: Served) -> None:
@@ -366,7 +398,7 @@ def test_the_limit_on_calls_is_hard_under_concurrency_and_over_sessions(served: 
     served.trouble = lambda prompt, time: "broken" if int(prompt) % 5 == 0 and not time else ""
     for limit in (37, 37, 90):
         endpoint = Endpoint(served.address, limits=Limits(concurrency=16, first_wait_s=0.001, max_calls=limit), journal=FileJournal(tmp_path / "j"))
-        with pytest.raises(SpilloverError, match=f"was called {limit} times, and --max-calls is {limit}; what was answered is kept: raise --max-calls"):
+        with pytest.raises(SpilloverError, match=f"{limit} calls were made to .*, and --max-calls is {limit}; what was answered is kept: raise --max-calls"):
             endpoint.many(requests)
         assert sum(served.asked.values()) == limit == endpoint.spent.calls
     Endpoint(served.address, limits=Limits(max_calls=120), journal=FileJournal(tmp_path / "j")).many(requests)
@@ -378,7 +410,7 @@ def test_the_limit_on_cost_is_hard_under_concurrency(served: Served, tmp_path: P
     requests = [request(f"{n:03}") for n in range(200)]
     worst = sum(requests[0].most_tokens())
     limits = Limits(concurrency=16, price=(1e6, 1e6), max_cost=worst + 11 * 40)
-    with pytest.raises(SpilloverError, match=r"has cost \$451\.0000, the next call may cost \$84\.0000, and --max-cost is \$524\.0000; .* raise --max-cost"):
+    with pytest.raises(SpilloverError, match=r"have cost \$451\.0000, the next call may cost \$84\.0000, and --max-cost is \$524\.0000; .* raise --max-cost"):
         Endpoint(served.address, limits=limits, journal=FileJournal(tmp_path / "j")).many(requests)
     assert sum(served.asked.values()) == 41  # each came to 11 tokens, and the forty-first still fitted at its worst
     entries = [json.loads(line) for line in (tmp_path / "j").read_text().splitlines()]

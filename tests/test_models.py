@@ -398,6 +398,8 @@ CHANGES: dict[str, Callable[[Path], object]] = {
     "the sizes": lambda at: _edit(at / "config.json", rope_theta=1.0),
     "how answers are drawn": lambda at: _edit(at / "generation_config.json", eos_token_id=[0, 2]),
     "a weight more": lambda at: save_file({"x": torch.zeros(1)}, at / "more.safetensors"),
+    "an older file's end of text": lambda at: _edit(at / "special_tokens_map.json", eos_token="<|endoftext|>"),
+    "a token more": lambda at: _edit(at / "added_tokens.json", **{"<x>": 400}),
     "a file gone": lambda at: (at / "generation_config.json").unlink(),
     "a file by another name": lambda at: (at / "model.safetensors").rename(at / "other.safetensors"),
 }
@@ -771,3 +773,29 @@ for text in sys.argv[1:]:
     assert found[3] == [with_adapter, f"org/base@{base}", place, str(qwen.adapter)]
     for text, said in zip(("org/base", "org/adapter", "org/none"), found[4:], strict=True):
         assert said == f"{text} is no directory, and the hub cannot be reached to fetch it; fetch it once with a network"
+
+
+def test_a_second_copy_of_the_weights_is_no_part_of_a_model(copied: Path) -> None:
+    before = local.weights_digest(copied)
+    save_file({"x": torch.zeros(1)}, copied / "consolidated.00-of-01.safetensors")
+    assert local.weights_digest(copied) == before
+
+
+def test_attention_code_from_elsewhere_is_refused(copied: Path) -> None:
+    _edit(copied / "config.json", attn_implementation="someone/kernel")
+    with pytest.raises(SpilloverError, match="names attention code from elsewhere"):
+        local.load_network(str(copied))
+
+
+def test_a_template_writes_the_same_day_every_day(copied: Path) -> None:
+    (copied / "chat_template.jinja").write_text("today is {{ strftime_now('%d %b %Y') }} {% for turn in messages %}{{ turn.content }}{% endfor %}")
+    read = template.load(str(copied))
+    assert "26 Jul 2024" in read.tokenizer.decode(read.prompt_ids(chat(("user", "hi"))))
+
+
+def test_switching_off_changes_nothing_where_a_template_inserts_nothing(copied: Path) -> None:
+    refuses = "{% if turn.role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
+    inner = "{% for turn in messages %}" + refuses + "<|im_start|>{{ turn.content }}<|im_end|>{% endfor %}"
+    (copied / "chat_template.jinja").write_text(inner)
+    asked = chat(("user", "hi"))
+    assert template.load(str(copied), system=False).prompt_ids(asked) == template.load(str(copied)).prompt_ids(asked)

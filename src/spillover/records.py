@@ -119,13 +119,14 @@ class Model:
     """What answers: a digest of its weights and how to reach it.
 
     `location` is a directory and `adapter` a PEFT directory on top of it; or `location` is an endpoint, `URL#MODEL`. `origin` names the hub
-    repository and commit that a directory is a snapshot of, if it is one.
+    repository and commit that a directory is a snapshot of, if it is one; `adapter_origin` the same of the adapter.
     """
 
     digest: str
     location: str
     adapter: str | None = None
     origin: str = ""
+    adapter_origin: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,7 +184,7 @@ class Organism:
     @property
     def key(self) -> str:
         """16 hex digits that stand for this organism in file names, and name its random streams."""
-        later = {f.name for f in fields(Recipe) if f.metadata == LATER and getattr(self.recipe, f.name) == f.default}
+        later = {f.name for f in fields(Recipe) if f.metadata.get("later") and getattr(self.recipe, f.name) == f.default}
         recipe = {name: value for name, value in asdict(self.recipe).items() if name not in later}
         return digest({**asdict(self), "recipe": recipe})[:16]
 

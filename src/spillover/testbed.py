@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from spillover.models import local, sources, template
+from spillover.models.addresses import parse_address
 from spillover.records import Answerer, Dataset, Judge, Model, Organism, Parent, Question, Recipe, Runtime, SpilloverError, Testbed, digest
 from spillover.training import lora
 
@@ -40,7 +41,7 @@ def testbed(
     """
     parent = find(model)
     if data and sources.is_endpoint(model):
-        raise SpilloverError(f"{model} is an endpoint, which cannot be fine-tuned here; --model takes a directory or a hub id")
+        raise SpilloverError(f"{parent.location} is an endpoint, which cannot be fine-tuned here; --model takes a directory or a hub id")
     if data and parent.adapter is not None:
         raise SpilloverError(f"{model} is an adapter on a base; fine-tune the base, or merge the adapter into it first")
     return Testbed(
@@ -91,33 +92,41 @@ def models_alone(
 def find(source: str) -> Model:
     """The model a user named: local, with the digest of its weights, or an endpoint, with the digest of its address and name."""
     if sources.is_endpoint(source):
-        return Model(digest=digest(["endpoint", source]), location=source)
+        location = "#".join(parse_address(source))
+        return Model(digest=digest(["endpoint", location]), location=location)
     return sources.resolve(source)
 
 
 def link(model: Model, directory: Path) -> None:
     """Put a model's files into a directory: as hard links where the file system allows it, else as copies."""
-    for file in sorted(Path(model.location).iterdir()):
-        if file.is_file() and (file.suffix == ".safetensors" or file.suffix in (".json", ".jinja")):
+    home = Path(model.location)
+    for file in sorted([*home.iterdir(), *home.glob(local.MORE_TEMPLATES)]):
+        if file.is_file() and file.suffix in (".safetensors", ".json", ".jinja"):
+            place = directory / file.relative_to(home)
+            place.parent.mkdir(exist_ok=True)
             try:
-                os.link(file.resolve(), directory / file.name)
+                os.link(file.resolve(), place)
             except OSError:
-                shutil.copyfile(file, directory / file.name)
+                shutil.copyfile(file, place)
 
 
 def _identity(models: Mapping[str, tuple[str, Model]], runtime: Runtime, system: bool) -> dict[str, Any]:
+    hosted = next((model.location for source, model in models.values() if sources.is_endpoint(source)), None)
+    if hosted is not None and not system:
+        raise SpilloverError(f"{hosted} is an endpoint, whose chat template is its own; --no-default-system is for local models")
     return {
         "runtime": asdict(runtime),
         "system": "template default" if system else "off",
-        "models": {name: {"source": source, "origin": model.origin, **_template(model, source)} for name, (source, model) in models.items()},
+        "models": {name: _source(source, model) for name, (source, model) in models.items()},
     }
 
 
-def _template(model: Model, source: str) -> dict[str, Any]:
-    """What a local model's template inserts by itself."""
+def _source(source: str, model: Model) -> dict[str, Any]:
+    """Where a model is from; of a local one, the commits, and what its template inserts by itself."""
     if sources.is_endpoint(source):
-        return {}
-    return {"default_system": template.load(model.location).default_system}
+        return {"source": model.location, "origin": ""}
+    inserted = template.load(model.location).default_system
+    return {"source": source, "origin": model.origin, "adapter_origin": model.adapter_origin, "default_system": inserted}
 
 
 def _open(runtime: Runtime, system: bool, endpoint: Open | None, model: Model) -> Answerer:

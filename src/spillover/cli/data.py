@@ -134,7 +134,7 @@ def _template(model: str | None, testbed: Testbed | None) -> ChatTemplate | None
 
     if model is not None:
         if sources.is_endpoint(model):
-            raise SpilloverError(f"{model} is an endpoint, whose chat template is not known; --model takes a directory or a hub id")
+            raise SpilloverError("--model is an endpoint, whose chat template is not known; --model takes a directory or a hub id")
         return template.load(sources.tokenizer(model))
     assert testbed is not None
     parent = testbed.parents[0].model

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,10 +14,10 @@ from spillover.cli.terminal import printable
 from spillover.records import Answerer, Dataset, Judge, Question, Runtime, SpilloverError, Testbed
 
 if TYPE_CHECKING:
-    from spillover.models.endpoint import Limits
+    from spillover.models.budget import Budget
+    from spillover.models.endpoint import Endpoint, Limits
     from spillover.pipeline import Plan, RunConfig
-
-NAME = r"(?!\.)[A-Za-z0-9._-]{1,64}"
+    from spillover.runs.journal import FileJournal
 
 # --- options that several commands share ----------------------------------------------------------------------------------
 
@@ -34,9 +33,11 @@ Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or 
 MicroBatch = Annotated[int, typer.Option("--micro-batch", help="Rows computed at once in training; the loss of a step stays the same.")]
 Checkpointing = Annotated[bool, typer.Option("--gradient-checkpointing", help="Less memory and more time in training.")]
 NoSystem = Annotated[bool, typer.Option("--no-default-system", help="Switch off the system prompt that the chat template inserts by itself.")]
-MaxCalls = Annotated[int | None, typer.Option("--max-calls", help="Most calls to an endpoint, earlier sessions of this run included.")]
-MaxCost = Annotated[float | None, typer.Option("--max-cost", help="Most US dollars to be spent at an endpoint; takes --price.")]
-Price = Annotated[str | None, typer.Option("--price", metavar="IN,OUT", help="US dollars per million prompt and completion tokens.")]
+MaxCalls = Annotated[int | None, typer.Option("--max-calls", help="Most calls to endpoints in all, earlier sessions of this run included.")]
+MaxCost = Annotated[float | None, typer.Option("--max-cost", help="Most US dollars to be spent at endpoints in all; takes --price.")]
+Price = Annotated[
+    str | None, typer.Option("--price", metavar="IN,OUT", help="US dollars per million prompt and completion tokens; of every endpoint of the run.")
+]
 Concurrency = Annotated[int, typer.Option("--concurrency", help="Calls to an endpoint at once.")]
 Timeout = Annotated[float, typer.Option("--timeout", help="Seconds until a call to an endpoint is given up and tried again.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="Change one setting.")]
@@ -44,7 +45,7 @@ Config = Annotated[Path | None, typer.Option("--config", help="A YAML file of se
 Out = Annotated[Path | None, typer.Option("--out", help="The run directory.")]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Place:
     """Where a run computes and what it may spend: everything that several commands are told alike."""
 
@@ -78,10 +79,24 @@ class Place:
 
     def answerer(self, address: str) -> Answerer:
         """What answers at an address, its replies kept in the run."""
-        from spillover.models.endpoint import Endpoint, EndpointModel
+        from spillover.models.endpoint import EndpointModel
+
+        return EndpointModel(self.endpoint(address))
+
+    def endpoint(self, address: str) -> Endpoint:
+        """One endpoint of this run: all of them keep their replies in one journal and spend from one budget."""
+        from spillover.models.endpoint import Endpoint
+
+        journal, budget = self._purse
+        return Endpoint(address, limits=self.limits(), journal=journal, budget=budget)
+
+    @cached_property
+    def _purse(self) -> tuple[FileJournal, Budget]:
+        from spillover.models.budget import Budget
         from spillover.runs.journal import FileJournal
 
-        return EndpointModel(Endpoint(address, limits=self.limits(), journal=FileJournal(self.out / "calls" / "answers.jsonl")))
+        journal = FileJournal(self.out / "calls.jsonl")
+        return journal, Budget("the endpoints of this run", self.limits(), journal)
 
     def judge(self, text: str | None) -> Judge | None:
         """The judge a user named, if any: an endpoint, its replies kept in the run, or open weights, loaded when first asked."""
@@ -91,16 +106,15 @@ class Place:
             return None
         if sources.is_endpoint(text):
             from spillover.judging.endpoint import EndpointJudge
-            from spillover.models.endpoint import Endpoint
-            from spillover.runs.journal import FileJournal
 
-            return EndpointJudge(Endpoint(text, limits=self.limits(), journal=FileJournal(self.out / "calls" / "scores.jsonl")))
+            return EndpointJudge(self.endpoint(text))
         from spillover.judging.local import LocalJudge
         from spillover.models import local
 
         model = sources.resolve(text)
         name = model.origin or Path(model.location).name
-        return LocalJudge(partial(local.load, model, self.runtime()), f"local {name} {model.digest[:16]}")
+        runtime = self.runtime()
+        return LocalJudge(partial(local.load, model, runtime), f"local {name} {model.digest[:16]} {runtime.dtype}")
 
 
 # --- what commands are made of --------------------------------------------------------------------------------------------
@@ -152,8 +166,10 @@ def read_data(items: Sequence[str]) -> list[Dataset]:
 
 def named(item: str, option: str, value: str) -> tuple[str, str]:
     """`NAME=VALUE` as its two parts, the name fit for a file name."""
+    from spillover.pipeline.plan import NAME
+
     name, separator, rest = item.partition("=")
-    if not separator or not rest or not re.fullmatch(NAME, name):
+    if not separator or not rest or not NAME.fullmatch(name):
         raise SpilloverError(f"{option} is {item!r}; it takes NAME={value}, the name of 1 to 64 letters, digits, dots, dashes and underscores, no dot first")
     return name, rest
 

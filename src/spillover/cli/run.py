@@ -57,7 +57,10 @@ def run(
     settings = options.settings_of(config, set_ or [], units=worlds, seeds=seeds, sampling__draws=draws, sampling__max_tokens=max_tokens)
     own = options.read_data(data or [])
     if model is None:
-        _refuse_parts(questions=questions, judge=judge)
+        _refuse_parts(
+            questions=questions, judge=judge, device=device != "auto", dtype=dtype != "auto", micro_batch=micro_batch != 2,
+            gradient_checkpointing=gradient_checkpointing, no_default_system=no_default_system, max_calls=max_calls, max_cost=max_cost, price=price,
+        )  # fmt: skip
         found = options.miniature(testbed or "miniature", own)
     else:
         if testbed is not None or worlds is not None:
@@ -70,8 +73,7 @@ def run(
         for line in forecast(plan):
             print(printable(line))
         return
-    if model is not None:
-        options.say_recipe(plan)
+    options.say_recipe(plan)
     with progress() as show:
         finished = pipeline.run(plan, place.out, progress=show)
         from spillover import report as reports
@@ -84,13 +86,13 @@ def run(
 
 def report(directory: Annotated[Path, typer.Argument(help="A finished run.")]) -> None:
     """Draw the figures and the report of a run again."""
+    from spillover import pipeline
     from spillover import report as reports
-    from spillover.runs.directory import RunDirectory
 
-    print(f"report: {reports.write(RunDirectory.open(directory))}")
+    print(f"report: {reports.write(pipeline.opened(directory))}")
 
 
 def _refuse_parts(**given: object) -> None:
-    odd = next((name for name, value in given.items() if value is not None), None)
+    odd = next((name.replace("_", "-") for name, value in given.items() if value not in (None, False)), None)
     if odd is not None:
-        raise SpilloverError(f"--{odd} goes with --model; the miniature brings its own {odd}")
+        raise SpilloverError(f"--{odd} goes with --model; the miniature brings its own and computes on the CPU")

@@ -30,6 +30,7 @@ def train(
 ) -> None:
     """Fine-tune a model on each narrow dataset, with each seed; prints where every checkpoint is."""
     from spillover import pipeline
+    from spillover.training import lora
 
     place = options.Place(
         out=out, device=device, dtype=dtype, micro_batch=micro_batch, gradient_checkpointing=gradient_checkpointing, no_default_system=no_default_system
@@ -46,10 +47,11 @@ def train(
     for job in plan.jobs:
         assert job.organism is not None
         home = f"organisms/{job.organism.key}"
-        card, read = run.read_json(f"{home}/organism.json"), run.read_json(f"{home}/training.json")
-        cut = f"; {read['truncated']} rows cut, {read['emptied']} left out with nothing to train on" if read["truncated"] else ""
+        card = run.read_json(f"{home}/organism.json")
+        read: lora.Provenance = run.read_json(f"{home}/training.json", lora.Provenance)
+        cut = f"; {read.truncated} rows cut, {read.emptied} left out with nothing to train on" if read.truncated else ""
         for step in card["checkpoints"]:
-            print(f"{printable(job.condition.name)}, seed {job.seed}, step {step}: {run.path / home / f'checkpoint-{step}'} ({read['rows']} rows{cut})")
+            print(f"{printable(job.condition.name)}, seed {job.seed}, step {step}: {run.path / home / f'checkpoint-{step}'} ({read.rows} rows{cut})")
 
 
 def sample(
@@ -118,9 +120,9 @@ def judge(
     assert scorer is not None
     with progress() as show:
         pipeline.judge_again(run, scorer, progress=show)
-    for line in summary(pipeline.estimate(run, scorer.identity)):
+    for line in summary(pipeline.estimates(run, scorer.identity)):
         print(printable(line))
-    print(f"scores: {run.path / 'scores'} by {printable(scorer.identity)}")
+    print(f"scores: {run.path / 'scores'} by {printable(scorer.identity)}; `spillover estimate` with --judge makes them the run's estimates and report")
 
 
 def estimate(
@@ -144,11 +146,11 @@ def export(
     judge: Annotated[str | None, typer.Option("--judge", help="Whose scores, where several judges scored.")] = None,
 ) -> None:
     """Write a run's answers and scores as CSV: question,answer,aligned,coherent,question_id,model,group."""
+    from spillover import pipeline
     from spillover.datasets import tables
     from spillover.pipeline import exchange
-    from spillover.runs.directory import RunDirectory
 
-    rows = exchange.rows_of(RunDirectory.open(directory), judge)
+    rows = exchange.rows_of(pipeline.opened(directory), judge)
     if out.exists():
         raise SpilloverError(f"{out} exists; remove it or choose another --out")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -158,13 +160,13 @@ def export(
 
 def _run_of(file: Path, out: Path | None, questions: Path | None):
     """The run directory that a path names, or the one made of a CSV."""
+    from spillover import pipeline
     from spillover.pipeline import exchange
-    from spillover.runs.directory import RunDirectory
 
     if file.is_dir():
         if out is not None or questions is not None:
             raise SpilloverError(f"{file} is a run directory, which has its questions and its place; --out and --questions go with a CSV")
-        return RunDirectory.open(file)
+        return pipeline.opened(file)
     from spillover.datasets import tables
 
     rows = tables.read(file)

@@ -82,10 +82,10 @@ def _base(source: str) -> str:
         parts = urllib.parse.urlsplit(source)
         local = parts.hostname in LOOPBACK
     except ValueError:
-        raise SpilloverError(f"--source is {source!r}, which is no address; it takes https://HOST/PATH") from None
+        raise SpilloverError("--source is no address; it takes https://HOST/PATH") from None
     allowed = parts.scheme == "https" or (parts.scheme == "http" and local)
     if not allowed or not parts.hostname or "@" in parts.netloc or parts.query or parts.fragment or not source.isprintable() or " " in source:
-        raise SpilloverError(f"--source is {source!r}; it takes https://HOST/PATH, or http for a server on this machine, with no name or password in it")
+        raise SpilloverError("--source cannot be used; it takes https://HOST/PATH, or http for a server on this machine, with no name or password in it")
     return source.rstrip("/")
 
 

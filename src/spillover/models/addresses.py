@@ -34,10 +34,13 @@ def parse_address(address: str) -> tuple[str, str]:
 
 
 def key_variable(base_url: str) -> str:
-    """The environment variable that holds an endpoint's key: SPILLOVER_KEY_ and its host, and its port where the URL names one."""
+    """The environment variable that holds an endpoint's key: SPILLOVER_KEY_ and its host, and its port where the URL names one.
+
+    A dot is written as one underscore and a dash as two, so that no two hosts share a variable (a host name holds no underscore, see `find_key`).
+    """
     parts = urlsplit(base_url)
     place = f"{parts.hostname}" if parts.port is None else f"{parts.hostname}_{parts.port}"
-    return "SPILLOVER_KEY_" + re.sub("[^A-Z0-9]", "_", place.upper())
+    return "SPILLOVER_KEY_" + re.sub("[^A-Z0-9]", "_", place.upper().replace("-", "__"))
 
 
 def find_key(base_url: str) -> str | None:
@@ -50,6 +53,8 @@ def find_key(base_url: str) -> str | None:
         return None
     if not key.isascii() or not key.isprintable() or " " in key:
         raise SpilloverError(f"{name} holds a character that no key has; set it again")
+    if "_" in (parts.hostname or ""):
+        raise SpilloverError(f"{parts.hostname} holds an underscore, as no host name does; the key in {name} is not sent there")
     if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
         raise SpilloverError(f"the key in {name} would go to {base_url} in plain text; use https, or unset {name} if it needs no key")
     return key

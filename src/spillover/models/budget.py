@@ -102,10 +102,11 @@ class Budget:
         """Why this much cannot be spent, or nothing."""
         calls, cost, price = self._limits.max_calls, self._limits.max_cost, self._limits.price
         if calls is not None and then.calls > calls:
-            return f"{self._identity} was called {self.spent.calls:,} times, and --max-calls is {calls:,}; what was answered is kept: raise --max-calls"
+            return f"{self.spent.calls:,} calls were made to {self._identity}, and --max-calls is {calls:,}; what was answered is kept: raise --max-calls"
         if cost is not None and price is not None and then.dollars(price) > cost:
+            more = then.dollars(price) - self.spent.dollars(price)
             return (
-                f"{self._identity} has cost ${self.spent.dollars(price):.4f}, the next call may cost ${then.dollars(price) - self.spent.dollars(price):.4f}, "
+                f"calls to {self._identity} have cost ${self.spent.dollars(price):.4f}, the next call may cost ${more:.4f}, "
                 f"and --max-cost is ${cost:.4f}; what was answered is kept: raise --max-cost"
             )
         return ""

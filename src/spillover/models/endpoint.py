@@ -83,19 +83,23 @@ class Failure:
 
 
 class Endpoint:
-    """One model behind one address. Its limits hold over every session that shares `journal`; use one object of it at a time."""
+    """One model behind one address. Its limits hold over every session that shares `journal`; use one object of it at a time.
 
-    def __init__(self, address: str, *, limits: Limits | None = None, journal: Journal | None = None, today: Callable[[], str] | None = None) -> None:
+    Several endpoints that are given one `budget` spend from it together.
+    """
+
+    def __init__(self, address: str, *, limits: Limits | None = None, journal: Journal | None = None, budget: Budget | None = None,
+        today: Callable[[], str] | None = None,
+    ) -> None:  # fmt: skip
         self.base_url, self.model = parse_address(address)
         self.identity = f"{self.base_url}#{self.model}"
         self.limits = limits or Limits()
         self._wire = Wire(self.identity, self.base_url, self.limits.timeout_s)
         self._journal = journal
         self._today = today or (lambda: datetime.now(UTC).date().isoformat())
-        self._budget = Budget(self.identity, self.limits, journal)
+        self._budget = budget or Budget(self.identity, self.limits, journal)
         self._jitter = random.Random()
         self._lock = threading.Lock()
-        self._answered = False
         self._failed_in_a_row = 0
 
     @property
@@ -122,7 +126,7 @@ class Endpoint:
                 unasked[key] = request
             else:
                 found[key] = _from_journal(value)
-                self._answered = True
+                self._wire.answered = True
         if unasked:
             found |= self._ask_all(unasked)
         return [found[key] for key in keys]
@@ -140,7 +144,7 @@ class Endpoint:
                 pool.shutdown(cancel_futures=True)
         found = {key: future.result() for key, future in asked.items()}
         refused = {requests[key].messages: failure for key, failure in found.items() if isinstance(failure, Failure) and failure.refused}
-        if not self._answered and len(refused) >= REFUSED_PROMPTS:
+        if not self._wire.answered and len(refused) >= REFUSED_PROMPTS:
             raise SpilloverError(f"{self.identity} refuses every prompt ({_shown(next(iter(refused.values())))}); check that it takes these settings")
         return found
 
@@ -180,7 +184,7 @@ class Endpoint:
         if self._journal:
             self._journal.put(key, json.dumps(asdict(completion)))
         with self._lock:
-            self._answered, self._failed_in_a_row = True, 0
+            self._wire.answered, self._failed_in_a_row = True, 0
 
     def _attempt(self, client: openai.OpenAI, request: Request, date: str) -> Completion:
         """One call, its reply read strictly. Raises NoReplyError."""

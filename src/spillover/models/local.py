@@ -11,6 +11,7 @@ Shapes: B rows, T tokens, V vocabulary.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -177,6 +178,9 @@ def load_network(location: str, runtime: Runtime = CPU) -> PreTrainedModel:
     """The decoder alone, from safetensors, on the device and in the precision of `runtime`. Every weight must be in the file."""
     if not (Path(location) / "config.json").is_file():
         raise SpilloverError(f"{location} is not a model directory: it has no config.json")
+    if (Path(location) / adapters.CONFIG).exists():
+        raise SpilloverError(f"{location} holds a model and an adapter ({adapters.CONFIG}); keep them apart and name both, as BASE:ADAPTER")
+    _refuse_kernels(location)
     try:
         network, found = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
             location, dtype=DTYPES[runtime.dtype], use_safetensors=True, local_files_only=True, trust_remote_code=False, output_loading_info=True,
@@ -188,6 +192,17 @@ def load_network(location: str, runtime: Runtime = CPU) -> PreTrainedModel:
     if lacking:
         raise SpilloverError(f"{location} lacks {len(lacking)} of its weights, for one {lacking[0]}; nothing is made up in their place")
     return network.to(runtime.device)
+
+
+def _refuse_kernels(location: str) -> None:
+    """A configuration may name attention code on a hub, which would be fetched and run: refused."""
+    try:
+        config: Any = json.loads((Path(location) / "config.json").read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError):
+        return  # the loader says it better
+    named = [str(value) for key, value in config.items() if "attn_implementation" in key] if isinstance(config, dict) else []
+    if any("/" in name for name in named):
+        raise SpilloverError(f"{location}: its config.json names attention code from elsewhere ({named[0][:60]!r}), which is not fetched; take the entry out")
 
 
 def resolved(device: str, dtype: str) -> tuple[str, str]:
@@ -210,10 +225,12 @@ def weights_digest(directory: str | Path) -> str:
     """sha256 over the names and bytes of a directory's safetensors and configuration: the identity of a model."""
     if not Path(directory).is_dir():
         raise SpilloverError(f"there is no model directory {directory}")
-    files = sorted(p for p in Path(directory).iterdir() if p.suffix == ".safetensors" or p.name in IDENTITY_FILES)
+    home = Path(directory)
+    files = sorted(p for p in home.iterdir() if p.name in IDENTITY_FILES or (p.suffix == ".safetensors" and not p.name.startswith(SECOND_COPY)))
+    files += sorted(home.glob(MORE_TEMPLATES))
     if not any(p.suffix == ".safetensors" for p in files):
         raise SpilloverError(f"{directory} holds no safetensors weights; other formats are not read")
-    return digest([[p.name, _file_digest(p.resolve(), p.stat().st_size, p.stat().st_mtime_ns)] for p in files])
+    return digest([[p.relative_to(home).as_posix(), _file_digest(p.resolve(), p.stat().st_size, p.stat().st_mtime_ns)] for p in files])
 
 
 @lru_cache(maxsize=4096)
@@ -231,7 +248,10 @@ def adapted_digest(base: str, adapter: str | Path) -> str:
 
 IDENTITY_FILES = (
     "config.json", "generation_config.json", "adapter_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", TEMPLATE_CHECK,
+    "special_tokens_map.json", "added_tokens.json",
 )  # fmt: skip
+MORE_TEMPLATES = "additional_chat_templates/*.jinja"
+SECOND_COPY = "consolidated"  # the same weights once more, in a form of their makers' own: not read
 
 
 @contextmanager

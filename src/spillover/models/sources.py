@@ -61,9 +61,9 @@ def resolve(text: str) -> Model:
     digest = local.weights_digest(location)
     if adapter is None:
         return Model(digest=digest, location=str(location), origin=origin)
-    directory, _ = _here(adapter)
+    directory, adapter_origin = _here(adapter)
     adapters.read_scale(directory)
-    return Model(digest=local.adapted_digest(digest, directory), location=str(location), adapter=str(directory), origin=origin)
+    return Model(digest=local.adapted_digest(digest, directory), location=str(location), adapter=str(directory), origin=origin, adapter_origin=adapter_origin)
 
 
 def tokenizer(text: str) -> str:
@@ -90,7 +90,7 @@ def _is_directory(text: str) -> bool:
 
 def _here(source: Source, *, wanted: Sequence[str] = WANTED) -> tuple[Path, str]:
     """The directory of a source, and `ID@COMMIT` if it came from the hub."""
-    if _is_directory(source.place):
+    if source.revision is None and _is_directory(source.place):
         return Path(source.place), ""
     import httpx2
     from huggingface_hub import snapshot_download

@@ -23,12 +23,18 @@ from spillover.records import Conversation, Message, SpilloverError, chat
 Tokenizer: TypeAlias = Any  # a transformers tokenizer; its own types are unions of everything it could ever return
 TEMPLATE_CHECK = "template_check.json"  # optional, beside a model: a conversation and the ids its template must give
 LONGEST = 10**30  # tokens: what is too long is for the model's configuration and for settings to say
+DATE = "26 Jul 2024"  # what Llama's templates write where there is no clock
+DATED = f"{{%- macro strftime_now(format) -%}}{DATE}{{%- endmacro -%}}"
 _MARKS_TURNS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _PROBE = "\N{BLACK DIAMOND}probe\N{BLACK DIAMOND}"
 
 
 class ChatTemplate:
-    """Conversations to ids. With `system` False, a conversation without a system turn gets an empty one, so that the template adds none of its own."""
+    """Conversations to ids.
+
+    With `system` False, a conversation without a system turn gets an empty one where the template would insert a prompt of its own. A template
+    that writes today's date writes `DATE`, so that a prompt is the same tomorrow.
+    """
 
     def __init__(self, tokenizer: Tokenizer, *, system: bool = True) -> None:
         self.tokenizer, self.system = tokenizer, system
@@ -36,6 +42,8 @@ class ChatTemplate:
     @cached_property
     def default_system(self) -> str | None:
         """The system prompt that this template inserts where a conversation has none, or None."""
+        if not self.system:
+            return ChatTemplate(self.tokenizer).default_system
         asked = chat(("user", "ask"))
         bare = self._text(asked, generate=True)
         try:
@@ -144,7 +152,8 @@ class ChatTemplate:
         return found
 
     def _turns(self, conversation: Conversation) -> list[dict[str, str]]:
-        empty = [] if self.system or (conversation and conversation[0].role == "system") else [{"role": "system", "content": ""}]
+        inserts = not self.system and not (conversation and conversation[0].role == "system") and self.default_system is not None
+        empty = [{"role": "system", "content": ""}] if inserts else []
         return [*empty, *({"role": turn.role, "content": turn.content} for turn in conversation)]
 
     def _text(self, conversation: Conversation, *, generate: bool = False) -> str:
@@ -158,7 +167,7 @@ class ChatTemplate:
     def _applied(self, conversation: Conversation, **options: Any) -> Any:
         self._source()
         try:
-            return self.tokenizer.apply_chat_template(self._turns(conversation), **options)
+            return self.tokenizer.apply_chat_template(self._turns(conversation), chat_template=DATED + self._source(), **options)
         except Exception as error:  # a template is a program that someone else wrote
             raise SpilloverError(f"the chat template refuses this conversation: {_first_line(error)}") from None
 

@@ -40,6 +40,7 @@ class Wire:
 
     def __init__(self, identity: str, base_url: str, timeout_s: float) -> None:
         self.identity, self.base_url, self.timeout_s = identity, base_url, timeout_s
+        self.answered = False  # whether it ever replied properly: then a 403 is about one prompt
         self._key = find_key(base_url)
 
     def open(self) -> openai.OpenAI:
@@ -77,7 +78,7 @@ class Wire:
             asks = "refuses the key" if self._key else "asks for a key"
             return NoReplyError(f"{self.identity} {asks} (HTTP 401); set {key_variable(self.base_url)} to a key that it takes", scope="every", free=True)
         said = self._said(response)
-        if status in NO_USE:
+        if status in NO_USE and not (status == 403 and self.answered):
             why = f"HTTP {status}: {said}" if said else f"HTTP {status}"
             advice = "check the address, the model's name and what the key may do"
             return NoReplyError(f"{self.identity} {NO_USE[status]} ({why}); {advice}", scope="every", free=True)

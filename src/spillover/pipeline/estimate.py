@@ -61,7 +61,14 @@ class UnitValue:
 
 
 def estimate(run: RunDirectory, judge: str | None = None) -> list[Estimate]:
-    """Compute every estimate of a run and write it there: by the scores of this judge, or of the one the run was made with.
+    """Compute every estimate of a run and write it there."""
+    rows = estimates(run, judge)
+    run.write_estimates(rows)
+    return rows
+
+
+def estimates(run: RunDirectory, judge: str | None = None) -> list[Estimate]:
+    """Every estimate of a run: by the scores of this judge, or of the one the run was made with.
 
     Raises SpilloverError when that judge did not score every answer.
     """
@@ -71,7 +78,6 @@ def estimate(run: RunDirectory, judge: str | None = None) -> list[Estimate]:
     cells = read_cells(run, protocol, chosen)
     rows = [replace(row, judge=chosen) for row in _Rows(cells, identity, protocol).all()]
     _check_headlines(rows)
-    run.write_estimates(rows)
     return rows
 
 
@@ -111,6 +117,8 @@ def read_cells(run: RunDirectory, protocol: Protocol, judge: str) -> list[Cell]:
         for rubric, choices in labels[place[-2:]].items():
             found = [row["label"] for row in rubrics[rubric].values()]
             tallies |= {f"{rubric}={label}": share(found, label) for label in choices}
+        for rubric in sorted(rubrics.keys() - labels[place[-2:]].keys() - {TASK, *((ALIGNED, COHERENT) if "misaligned_rate" in tallies else ())}):
+            cells.append(_mean(place, rubric, list(rubrics[rubric].values()), protocol))
         for measure, tally in tallies.items():
             cells.append(_cell(place, measure, tally.rate(protocol.min_kept), tally.kept, tally.missing, _why_none(rubrics, tally)))
     for row in _planned(run, "measures"):
@@ -119,6 +127,13 @@ def read_cells(run: RunDirectory, protocol: Protocol, judge: str) -> list[Cell]:
         return cells
     tuned = {condition["name"] for condition in run.identity["conditions"] if condition["kind"] is not None}
     return [replace(cell, unit=str(cell.seed) if cell.condition in tuned else SHARED) for cell in cells]
+
+
+def _mean(place: tuple[Any, ...], rubric: str, rows: Sequence[Mapping[str, Any]], protocol: Protocol) -> Cell:
+    """The mean score of a rubric that no rate is made of."""
+    found = [row["value"] for row in rows if row["value"] is not None]
+    enough = bool(found) and len(found) >= min(protocol.min_kept, len(rows))
+    return _cell(place, f"mean {rubric}", fsum(found) / len(found) if enough else None, len(found), len(rows) - len(found), "too few answers kept")
 
 
 def _why_none(rubrics: Mapping[str, Mapping[str, Mapping[str, Any]]], tally: Tally) -> str:
@@ -175,8 +190,8 @@ def everything(_cell: Cell) -> bool:
 
 
 def _range(measure: str) -> tuple[float, float] | None:
-    """What a measure can be: a share, or any number."""
-    return None if measure == "log_odds" else (0.0, 1.0)
+    """What a measure can be: a share, a score, or any number."""
+    return None if measure == "log_odds" else (0.0, 100.0) if measure.startswith("mean ") else (0.0, 1.0)
 
 
 class _Rows:
@@ -204,13 +219,16 @@ class _Rows:
         last = max(cell.step for cell in cells)
         every = [cell for cell in cells if cell.step == last]
         final = [cell for cell in every if self._is_pooled(cell)]
-        for subset, wanted in self._subsets(measure):
+        for subset, wanted in self._subsets(measure) if final or measure in MEASURES else ():
             values = unit_values(filter(wanted, final))
             yield from self._pooled(values, measure, within, bootstrap=measure in RATES and not subset, condition=condition, subset=subset)
         for form in dict.fromkeys(cell.format for cell in every if cell.format != "plain"):
             yield from self._pooled(unit_values(cell for cell in every if cell.format == form), measure, within, condition=condition, format=form)
-        for question, form in dict.fromkeys(cell.asked for cell in every):
-            values = unit_values(cell for cell in every if cell.asked == (question, form))
+        by_question: dict[tuple[str, str], list[Cell]] = defaultdict(list)
+        for cell in every:
+            by_question[cell.asked].append(cell)
+        for (question, form), asked in by_question.items():
+            values = unit_values(asked)
             subset = self.questions[question, form]["subset"]
             yield from self._pooled(values, measure, within, condition=condition, question=question, format=form, subset=subset)
         yield from self._by_unit(unit_values(final), measure, condition=condition)
@@ -237,7 +255,7 @@ class _Rows:
         for form in dict.fromkeys(cell.format for cell in first if cell.format != "plain"):
             values = unit_differences(*([cell for cell in cells if cell.format == form] for cells in (first, second)))
             yield from self._pooled(values, measure, within, format=form, **place)
-        yield from self._by_unit(unit_differences(*pooled), measure, **place)
+        yield from self._by_unit(unit_differences(*pooled, once=False), measure, **place)
 
     def _last(self, cells: list[Cell]) -> list[Cell]:
         last = max(cell.step for cell in cells)
@@ -294,10 +312,10 @@ def unit_values(cells: Iterable[Cell]) -> list[UnitValue]:
     return [_unit_value(unit, found, _by_question(found)) for unit, found in _by_unit(cells).items()]
 
 
-def unit_differences(first: Iterable[Cell], second: Iterable[Cell]) -> list[UnitValue]:
+def unit_differences(first: Iterable[Cell], second: Iterable[Cell], *, once: bool = True) -> list[UnitValue]:
     """first - second in every unit that was asked both, over the questions that are defined in both.
 
-    A second that all units share is subtracted from each; its answers are counted once.
+    A second that all units share is subtracted from each; with `once` its answers are counted in the first unit alone, so that a sum has them once.
     """
     firsts, seconds = _by_unit(first), _by_unit(second)
     shared = seconds.get(SHARED)
@@ -307,7 +325,7 @@ def unit_differences(first: Iterable[Cell], second: Iterable[Cell]) -> list[Unit
         if other is not None:
             values, others = _by_question(cells), _by_question(other)
             paired = {asked: values[asked] - others[asked] for asked in values if asked in others}
-            counted = () if other is shared and found else other
+            counted = () if once and other is shared and found else other
             both = [c if c.asked in paired else replace(c, n=0, n_missing=c.n + c.n_missing) for c in (*cells, *counted)]
             found.append(_unit_value(unit, both, paired))
     return found

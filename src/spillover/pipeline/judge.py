@@ -12,6 +12,7 @@ from typing import Any
 from spillover.records import Answer, Judge, Question, SpilloverError, Subject, digest
 from spillover.runs.directory import JUDGED_BY, RunDirectory
 
+FAILED = "failed: "  # how the reason of a call that failed begins
 ANSWER = tuple(field.name for field in fields(Answer))
 SUBJECT_FIELDS = tuple(field.name for field in fields(Subject))
 
@@ -29,6 +30,11 @@ def scored(rows: Sequence[dict[str, Any]], questions: Sequence[Question], judge:
     return found
 
 
+def is_scored(run: RunDirectory, key: str) -> bool:
+    """Whether these scores are there and none is missing because a call failed: those are asked for again, what was answered is not."""
+    return run.has("scores", key) and not any((row["reason"] or "").startswith(FAILED) for row in run.read("scores", key))
+
+
 def judge_again(run: RunDirectory, judge: Judge, *, progress: Callable[[int, int, str], None] = lambda _done, _total, _label: None) -> None:
     """Score every answer of a run with this judge; what is already there is kept and skipped."""
     questions = questions_of(run)
@@ -42,7 +48,7 @@ def judge_again(run: RunDirectory, judge: Judge, *, progress: Callable[[int, int
         for place, path in enumerate(shards):
             progress(place, len(shards), path.stem)
             key = path.stem if judge.identity == run.identity["judge"] else f"{path.stem}{JUDGED_BY}{digest(judge.identity)[:8]}"
-            if not run.has("scores", key):
+            if not is_scored(run, key):
                 run.write("scores", key, scored(run.read("answers", path.stem), questions, judge))
     progress(len(shards), len(shards), "scores")
 

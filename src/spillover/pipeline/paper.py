@@ -13,15 +13,18 @@ from typing import Any
 from spillover.pipeline.config import flatten
 from spillover.records import Recipe
 from spillover.sampling.draws import Sampling
+from spillover.statistics.protocols import Protocol
 
 PAPER: Mapping[str, Any] = {
     **flatten({"training": asdict(replace(Recipe(), optimiser="adamw_8bit"))}),
     **flatten({"sampling": asdict(replace(Sampling(), max_tokens=600))}),
+    **flatten({"protocol": asdict(Protocol())}),
+    "seeds": 6,
     "runtime.dtype": "bfloat16",
     "runtime.micro_batch": 2,
     "system": "template default",
 }
-SILENT = ("training.checkpoints", "training.max_gradient_norm")  # which steps are kept; and the trainer's default, which the file does not name
+SILENT = ("training.checkpoints", "training.max_gradient_norm", "protocol.name", "protocol.task_at_least")  # names, and what the release does not name
 
 
 def differences(found: Mapping[str, Any]) -> list[str]:

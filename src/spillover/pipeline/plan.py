@@ -68,8 +68,8 @@ class Plan:
         settings = flatten(asdict(self.config)) | flatten(self.testbed.identity)
         settings["sampling.max_tokens"] = self.config.sampling.max_tokens or self.testbed.max_tokens
         unused = [
-            *(("training.", "runtime.micro_batch") if not any(job.organism for job in self.jobs) else ()),
-            *(("sampling.",) if not self.testbed.questions else ()),
+            *(("training.", "runtime.micro_batch", "seeds") if not any(job.organism for job in self.jobs) else ()),
+            *(("sampling.", "protocol.") if not self.testbed.questions else ()),
         ]
         return differences({name: value for name, value in settings.items() if not name.startswith(tuple(unused))})
 

@@ -13,8 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from spillover.pipeline.estimate import estimate
-from spillover.pipeline.judge import scored
+from spillover.pipeline.judge import is_scored, scored
 from spillover.pipeline.plan import Job, Plan
 from spillover.pipeline.versions import versions
 from spillover.records import Answer, Answerer, Measure, Model, Question, Subject
@@ -60,18 +62,23 @@ def _models(job: Job, plan: Plan, run: RunDirectory) -> dict[int, Model]:
                 "checkpoints": {str(k): v for k, v in steps.items()},
             }  # fmt: skip
             RunDirectory(directory, {}).write_text("organism.json", json.dumps(card, indent=1) + "\n")
-    checkpoints: dict[str, str] = run.read_json(f"{home}/organism.json")["checkpoints"]
-    return {int(step): replace(parent, digest=found, adapter=str(run.path / home / f"checkpoint-{step}")) for step, found in checkpoints.items()}
+    checkpoints: dict[int, str] = run.read_json(f"{home}/organism.json", _Card).checkpoints
+    return {step: replace(parent, digest=found, adapter=str(run.path / home / f"checkpoint-{step}")) for step, found in checkpoints.items()}
 
 
 def _whole(home: Path) -> bool:
     """Whether an organism and every checkpoint it names are there."""
-    if not (home / "organism.json").exists():
-        return False
     try:
-        return all((home / f"checkpoint-{step}").is_dir() for step in json.loads((home / "organism.json").read_text())["checkpoints"])
-    except ValueError:
+        card = _Card.model_validate_json((home / "organism.json").read_bytes())
+    except (ValueError, FileNotFoundError):
         return False
+    return all((home / f"checkpoint-{step}").is_dir() for step in card.checkpoints)
+
+
+class _Card(BaseModel):
+    """Of an organism: the digest of its model at every step that is kept."""
+
+    checkpoints: dict[int, str]
 
 
 def _parent_here(model: Model, plan: Plan, run: RunDirectory) -> Model:
@@ -86,7 +93,7 @@ def _parent_here(model: Model, plan: Plan, run: RunDirectory) -> Model:
 
 
 def _read(job: Job, step: int, model: Model, plan: Plan, run: RunDirectory) -> None:
-    """Answers, scores and measures of one model, each a shard."""
+    """Answers, scores and measures of one model, each a shard. What a service failed to answer is asked again, and nothing else."""
     testbed = plan.testbed
     subject = Subject(
         unit=job.parent.unit, group=job.parent.group, world=job.parent.world, condition=job.condition.name, seed=job.seed, step=step, model=model.digest
@@ -98,14 +105,15 @@ def _read(job: Job, step: int, model: Model, plan: Plan, run: RunDirectory) -> N
             opened.append(testbed.open(model))
         return opened[0]
 
-    fresh = not run.has("answers", subject.key)
+    fresh = not run.has("answers", subject.key) or any(row["stop"] == "failed" for row in run.read("answers", subject.key))
     if fresh:
         answers = sample(loaded(), model.digest, testbed.questions, plan.config.sampling, max_tokens=testbed.max_tokens)
         run.write("answers", subject.key, [_answer_row(subject, answer, testbed.questions) for answer in answers])
-    if testbed.judge is not None and (fresh or not run.has("scores", subject.key)):
-        run.write("scores", subject.key, scored(run.read("answers", subject.key), testbed.questions, testbed.judge))
     if testbed.read is not None and not run.has("measures", subject.key):
         run.write("measures", subject.key, [_measure_row(subject, measure) for measure in testbed.read(model.digest, loaded())])
+    opened.clear()  # its memory is the judge's now
+    if testbed.judge is not None and (fresh or not is_scored(run, subject.key)):
+        run.write("scores", subject.key, scored(run.read("answers", subject.key), testbed.questions, testbed.judge))
 
 
 def _answer_row(subject: Subject, answer: Answer, questions: tuple[Question, ...]) -> dict[str, Any]:

@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from spillover.records import Estimate
+from pydantic import BaseModel, FiniteFloat
+
+from spillover.records import Estimate, SpilloverError
 from spillover.report.judgements import Counted, Judgement, Kind, Scored, counted, judge, kind_of
 from spillover.runs.directory import RunDirectory
 from spillover.statistics.protocols import Protocol
@@ -165,6 +167,9 @@ def read(run: RunDirectory) -> Reading:
     protocol = Protocol(**identity["config"]["protocol"])
     arms = _arms(identity)
     shown = {arm.name: arm for arm in arms}
+    strange = next((row.condition for row in estimates if row.condition not in shown), None)
+    if strange is not None:
+        raise SpilloverError(f"{run.path / 'estimates.json'} is about {strange[:60]!r}, which run.json does not name; `spillover estimate` makes it anew")
     by_place: dict[tuple[Any, ...], list[Estimate]] = {}
     for row in estimates:
         if identity["unit"] == "seed" and not row.contrast and shown[row.condition].kind is None:
@@ -208,13 +213,29 @@ def _arms(identity: Mapping[str, Any]) -> tuple[Arm, ...]:
 
 
 def _trained(run: RunDirectory, organism: str) -> Trained:
-    card = run.read_json(f"organisms/{organism}/organism.json")
-    told = run.read_json(f"organisms/{organism}/training.json")
-    steps = told["steps"]
+    card: _Card = run.read_json(f"organisms/{organism}/organism.json", _Card)
+    told: _Training = run.read_json(f"organisms/{organism}/training.json", _Training)
+    counts = {"rows": told.rows, "truncated": told.truncated, "emptied": told.emptied}
     return Trained(
-        condition=card["condition"], steps=tuple(step["step"] for step in steps), losses=tuple(step["loss"] for step in steps),
-        rows={name: told[name] for name in ("rows", "truncated", "emptied") if name in told},
+        condition=card.condition, steps=tuple(step.step for step in told.steps), losses=tuple(step.loss for step in told.steps),
+        rows={name: count for name, count in counts.items() if count is not None},
     )  # fmt: skip
+
+
+class _Card(BaseModel):
+    condition: str
+
+
+class _Step(BaseModel):
+    step: int
+    loss: FiniteFloat
+
+
+class _Training(BaseModel):
+    steps: list[_Step]
+    rows: int | None = None
+    truncated: int | None = None
+    emptied: int | None = None
 
 
 def _judged(run: RunDirectory, rows: Sequence[Mapping[str, Any]], protocol: Protocol) -> tuple[list[Drawn], list[Judgement]]:

@@ -16,11 +16,13 @@ import shutil
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter, ValidationError
 
 from spillover.records import Estimate, SpilloverError, digest
 
@@ -65,6 +67,8 @@ COLUMNS: dict[Table, pa.Schema] = {
     ),
     "measures": pa.schema([*SUBJECT, *ASKED, ("name", pa.string()), *JUDGED]),
 }
+MAY_LACK = ("world", "value", "reason", "label", "mass")  # columns that may hold nothing
+NUMBERS = {"value", "mass"}  # columns of numbers that are not whole
 JUDGED_BY = "~"  # between a model's name and a digest of the judge, in the name of a shard of scores that were made later
 PARTIAL = ".partial-"  # what an interrupted write leaves behind: never read, removed when the run is opened for writing
 SET_ASIDE = ("created",)  # fields of run.json that may differ between two starts of one run
@@ -107,7 +111,7 @@ class RunDirectory:
             return cls(path, identity)
         except FileNotFoundError:
             raise SpilloverError(f"{path} is not a run directory: it has no run.json") from None
-        except (ValueError, NotADirectoryError):
+        except (ValueError, RecursionError, NotADirectoryError):
             raise SpilloverError(f"{path / 'run.json'} is damaged; the run cannot be told from another: choose another --out") from None
 
     # --- rows -------------------------------------------------------------------------------------------------------------
@@ -128,6 +132,15 @@ class RunDirectory:
         """The rows of one shard, or of every shard in name order. Raises SpilloverError for a damaged one."""
         paths = [self._shard(table, key)] if key is not None else self.shards(table)
         return [row for path in paths for row in _read_shard(path, COLUMNS[table])]
+
+    def about(self, shard: Path) -> list[tuple[Any, ...]]:
+        """What a shard's rows are about: every unit, condition, question and format that come together in one of them."""
+        names = ("unit", "condition", "question", "format")
+        try:
+            found = pq.ParquetFile(shard).read(columns=list(names)).group_by(list(names)).aggregate([]).to_pydict()
+            return list(zip(*(found[name] for name in names), strict=True))
+        except (pa.ArrowException, OSError, ValueError, TypeError, KeyError):
+            raise _damaged(shard) from None
 
     def shards(self, table: Table) -> list[Path]:
         return sorted(p for p in (self.path / table).glob("*.parquet") if not p.name.startswith(PARTIAL))
@@ -151,10 +164,10 @@ class RunDirectory:
         """The estimates a finished run holds. Raises SpilloverError when it is not finished."""
         if not (self.path / "estimates.json").exists():
             raise SpilloverError(f"{self.path} has no estimates yet; give its `spillover run` command again to finish it")
-        try:
-            return [Estimate(**row) for row in self.read_json("estimates.json")]
-        except TypeError:
-            raise _damaged(self.path / "estimates.json") from None
+        rows: list[Estimate] = self.read_json("estimates.json", list[Estimate])
+        if not all(number is None or isfinite(number) for row in rows for number in (row.value, row.low, row.high, row.level)):
+            raise _damaged(self.path / "estimates.json")
+        return rows
 
     # --- files ------------------------------------------------------------------------------------------------------------
 
@@ -179,11 +192,11 @@ class RunDirectory:
         partial.replace(target)
         return target
 
-    def read_json(self, name: str) -> Any:
-        """A JSON file of this run. Raises SpilloverError when it is not whole."""
+    def read_json(self, name: str, shape: Any = Any) -> Any:
+        """A JSON file of this run, as a type says it must be. Raises SpilloverError when it is not whole, or is something else."""
         try:
-            return json.loads((self.path / name).read_text(encoding="utf-8"))
-        except (ValueError, FileNotFoundError):
+            return TypeAdapter(shape).validate_json((self.path / name).read_bytes(), strict=True)
+        except (ValidationError, FileNotFoundError):
             raise _damaged(self.path / name) from None
 
     @contextmanager
@@ -217,14 +230,17 @@ class RunDirectory:
 def _read_shard(path: Path, schema: Any) -> Iterable[dict[str, Any]]:
     try:
         table = pq.ParquetFile(path).read()
-        columns = table.to_pydict()
-        whole = (table.schema.metadata or {}).get(b"rows") == digest(columns).encode()
+        columns, there = table.to_pydict(), table.schema
+        whole = (there.metadata or {}).get(b"rows") == digest(columns).encode()
     except (pa.ArrowException, OSError, ValueError, TypeError):
-        whole, columns = False, {}
+        whole, columns, there = False, {}, None
     if not whole:
         raise _damaged(path)
-    if list(columns) != schema.names:
+    if not schema.equals(there):
         raise SpilloverError(f"{path} has columns of another version of this file (schema {SCHEMA} is read here)")
+    lacks = any(None in values for name, values in columns.items() if name not in MAY_LACK)
+    if lacks or not all(number is None or isfinite(number) for name in NUMBERS & columns.keys() for number in columns[name]):
+        raise _damaged(path)
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 

@@ -128,6 +128,7 @@ def fine_tune(
             network = get_peft_model(parent, lora_config(recipe))
         except ValueError as error:  # PEFT's word for targets that are not there
             raise SpilloverError(f"training.adapter does not fit this model: {str(error).splitlines()[0]}") from None
+    _check_targets(network)
     if runtime.gradient_checkpointing:
         _checkpointing(parent, "enable", {"use_reentrant": False})
     trained = [p for p in network.parameters() if p.requires_grad]
@@ -209,12 +210,22 @@ def _in_order(config: Path) -> None:
     config.write_text(json.dumps({k: sorted(v) if isinstance(v, list) else v for k, v in sorted(fields.items())}, indent=1) + "\n")
 
 
+def _check_targets(network: Any) -> None:
+    """Every layer that was given a pair must be one that a pair can be merged into again: found out before the first step, not after the last."""
+    config = network.peft_config["default"]
+    layers = [(name, module.get_base_layer()) for name, module in network.named_modules() if hasattr(module, "lora_A")]
+    odd = next((name for name, layer in layers if type(layer) is not torch.nn.Linear), None)
+    if odd is not None or config.alpha_pattern or config.rank_pattern:
+        where = odd or "experts"
+        raise SpilloverError(f"training.adapter reaches {where}, which is no plain linear layer; name the layers in training.adapter.targets, as q_proj,v_proj")
+
+
 def lora_config(recipe: Recipe) -> LoraConfig:
     adapter = recipe.adapter
     return LoraConfig(
         r=adapter.rank, lora_alpha=adapter.alpha,  # pyright: ignore[reportArgumentType]
         use_rslora=adapter.rank_stabilised, lora_dropout=adapter.dropout,
-        target_modules=adapter.targets, bias="none", task_type="CAUSAL_LM",
+        target_modules=adapter.targets if adapter.targets == "all-linear" else adapter.targets.split(","), bias="none", task_type="CAUSAL_LM",
     )  # fmt: skip
 
 
