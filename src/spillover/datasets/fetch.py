@@ -78,14 +78,15 @@ def is_whole(path: Path, sha256: str) -> bool:
 
 
 def _base(source: str) -> str:
+    shown = "one with a name or password" if "@" in source else repr(source)
     try:
         parts = urllib.parse.urlsplit(source)
         local = parts.hostname in LOOPBACK
     except ValueError:
-        raise SpilloverError("--source is no address; it takes https://HOST/PATH") from None
+        raise SpilloverError(f"--source is {shown}, which is no address; it takes https://HOST/PATH") from None
     allowed = parts.scheme == "https" or (parts.scheme == "http" and local)
     if not allowed or not parts.hostname or "@" in parts.netloc or parts.query or parts.fragment or not source.isprintable() or " " in source:
-        raise SpilloverError("--source cannot be used; it takes https://HOST/PATH, or http for a server on this machine, with no name or password in it")
+        raise SpilloverError(f"--source is {shown}; it takes https://HOST/PATH, or http for a server on this machine, with no name or password in it")
     return source.rstrip("/")
 
 
