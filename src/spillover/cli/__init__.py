@@ -34,7 +34,7 @@ def entry() -> None:
     """Run a command; what goes wrong is one line on standard error and exit code 2."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "critical")  # what matters of what it says is raised
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait sleep: on busy cores those that spin are ten times slower
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     code: Any = 0

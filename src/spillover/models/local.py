@@ -23,7 +23,7 @@ import torch
 import transformers.utils.logging
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from spillover.models import adapters, template
+from spillover.models import adapters, bounds, template
 from spillover.models.memory import Shape, rows_at_once
 from spillover.models.template import TEMPLATE_CHECK, ChatTemplate, Tokenizer
 from spillover.progress import tell
@@ -178,6 +178,7 @@ def load_network(location: str, runtime: Runtime = CPU) -> PreTrainedModel:
     """The decoder alone, from safetensors, on the device and in the precision of `runtime`. Every weight must be in the file."""
     if not (Path(location) / "config.json").is_file():
         raise SpilloverError(f"{location} is not a model directory: it has no config.json")
+    bounds.refuse_sizes(location)
     if (Path(location) / adapters.CONFIG).exists():
         raise SpilloverError(f"{location} holds a model and an adapter ({adapters.CONFIG}); keep them apart and name both, as BASE:ADAPTER")
     _refuse_kernels(location)

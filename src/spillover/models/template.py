@@ -174,6 +174,7 @@ class ChatTemplate:
 
 def load(location: str, *, system: bool = True) -> ChatTemplate:
     """The tokenizer of a model directory, checked against the ids written beside it (`template_check.json`), if any."""
+    bounds.refuse_sizes(location)
     try:
         tokenizer = AutoTokenizer.from_pretrained(location, local_files_only=True, trust_remote_code=False, model_max_length=LONGEST)
     except Exception as error:  # tokenizers raises no narrower class for a damaged file
