@@ -37,6 +37,7 @@ def entry() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "critical")  # what matters of what it says is raised
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait sleep: on busy cores those that spin are ten times slower
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a figure shows a box there
     code: Any = 0
     try:
         code = app(standalone_mode=False)

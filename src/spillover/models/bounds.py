@@ -23,8 +23,8 @@ from safetensors import SafetensorError, safe_open
 from spillover.records import SpilloverError
 
 SECONDS = 2.0  # of work for one conversation; a usual one takes a thousandth
-BYTES = 2**30  # beyond what this process has
-CHARACTERS = 20_000_000  # of a conversation as the template writes it
+BYTES = 2**28  # beyond what this process has
+CHARACTERS = 1_000_000  # of a conversation as the template writes it
 SOURCE = 200_000  # characters of a template
 SIZES = (
     "hidden_size", "intermediate_size", "vocab_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "num_labels",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -158,16 +159,16 @@ class ChatTemplate:
 
     def _text(self, conversation: Conversation, *, generate: bool = False) -> str:
         """A conversation as the template writes it, within the bounds of time, memory and length that it has."""
-        with bounds.bounded():
-            text = str(self._applied(conversation, add_generation_prompt=generate, tokenize=False))
+        text = str(self._applied(conversation, add_generation_prompt=generate, tokenize=False))
         if len(text) > bounds.CHARACTERS:
             raise SpilloverError(f"the chat template writes {len(text)} characters for one conversation; the most that is read is {bounds.CHARACTERS}")
         return text
 
-    def _applied(self, conversation: Conversation, **options: Any) -> Any:
-        self._source()
+    def _applied(self, conversation: Conversation, *, tokenize: bool = True, **options: Any) -> Any:
+        source, turns = DATED + self._source(), self._turns(conversation)
         try:
-            return self.tokenizer.apply_chat_template(self._turns(conversation), chat_template=DATED + self._source(), **options)
+            with nullcontext() if tokenize else bounds.bounded():
+                return self.tokenizer.apply_chat_template(turns, chat_template=source, tokenize=tokenize, **options)
         except Exception as error:  # a template is a program that someone else wrote
             raise SpilloverError(f"the chat template refuses this conversation: {_first_line(error)}") from None
 
