@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import subprocess
@@ -10,12 +11,14 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 
 from servers import Served, judge_server
 from small_models import DEFAULT_SYSTEM
+from spillover import cli
 from spillover.judging.rubrics import IMITATION
 from spillover.runs.directory import RunDirectory
 
@@ -26,14 +29,19 @@ def served() -> Iterator[Served]:
         yield running
 
 
-def spillover(place: Path, *words: str, code: int = 0, key: str | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, **({"SPILLOVER_KEY_127_0_0_1": key} if key else {})}
-    done = subprocess.run(
-        [Path(sys.executable).parent / "spillover", *words], cwd=place, env=environment, capture_output=True, text=True, timeout=600, check=False
-    )
-    assert done.returncode == code, (words, done.stdout, done.stderr)
-    assert "Traceback" not in done.stderr
-    return done
+def spillover(place: Path, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """A command, in this process and in that directory."""
+    out, err, argv, where = io.StringIO(), io.StringIO(), sys.argv, Path.cwd()
+    sys.argv = ["spillover", *words]
+    os.chdir(place)
+    try:
+        with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
+            cli.entry()
+    finally:
+        sys.argv = argv
+        os.chdir(where)
+    assert ended.value.code == code, (words, out.getvalue(), err.getvalue())
+    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
 
 
 def study(place: Path, out: Path, judge: str, *more: str) -> RunDirectory:
@@ -111,6 +119,20 @@ def test_a_real_server_of_transformers_can_be_the_judge(place: Path, tmp_path: P
         )
         assert "answers:" in done.stdout
         assert len(RunDirectory.open(tmp_path / "s").read("answers")) == 10
+
+
+def test_a_dry_run_says_tokens_memory_and_what_differs_and_writes_nothing(place: Path, tmp_path: Path) -> None:
+    parts = ["--model", "model", "--data", "insecure=insecure.jsonl", "--questions", "questions.yaml", "--judge", "other", "--seeds", "2"]
+    said = spillover(
+        place, "run", *parts, "--draws", "2", "--max-tokens", "4", "--set", "training.max_length=90", "--dry-run", "--out", str(tmp_path / "r")
+    ).stdout
+    for words in (
+        "units of replication: 2 (fine-tuning seeds of one parent)", "differs from the paper's recipe: seeds 2 (paper: 6)", "rows cut",
+        "memory to train, estimated",
+        f"default system prompt of the chat template: {DEFAULT_SYSTEM}", "PFLOP to train", "minutes on",
+    ):  # fmt: skip
+        assert words in said
+    assert not (tmp_path / "r").exists()
 
 
 # --- the verbs ------------------------------------------------------------------------------------------------------------

@@ -66,9 +66,13 @@ class _Identity(BaseModel):
 def opened(path: Path) -> RunDirectory:
     """A run directory to compute from; settings that its run.json lacks are at their defaults.
 
-    Raises SpilloverError, naming the place, where run.json has another shape or names what cannot be, or rows are about what it does not name.
+    Raises SpilloverError, naming the place, where run.json has another shape or names what cannot be, rows are about what it does not name, or a
+    folder of the run is a link, through which something would be written elsewhere.
     """
     where = RunDirectory.open(path).path / "run.json"
+    linked = next((place for place in sorted(path.iterdir()) if place.is_symlink() and place.is_dir()), None)
+    if linked is not None:
+        raise SpilloverError(f"{linked} is a link; put the folder itself there")
     try:
         found = _Identity.model_validate_json(where.read_bytes(), strict=True)
         override(found.config, {})

@@ -181,8 +181,9 @@ class RunDirectory:
     def _write_bytes(self, target: Path, content: bytes) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(PARTIAL + target.name)
+        partial.unlink(missing_ok=True)
         try:
-            with partial.open("wb") as file:
+            with partial.open("xb") as file:  # a file of its own, and never where a link leads
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
