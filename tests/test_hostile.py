@@ -301,7 +301,7 @@ def test_what_libraries_log_stays_out_of_the_terminal(place: Confined) -> None:
         ("seeds: 1000000000", "seeds is 1000000000; it must be at most 10000"),
         ("sampling: {draws: 9999999999}", "sampling.draws is 9999999999; it must be at most"),
         ("training: {adapter: {targets: '(a'}}", "training.adapter.targets is '(a', no regular expression"),
-        ('protocol: {name: "\\ud800"}', "protocol.name is '\\\\ud800'; it must be a text"),
+        ('protocol: {name: "\\ud800"}', "protocol.name is '\\ud800'; it must be a text"),
         (f"seeds: 0x{'f' * 5000}", "a number of more than 400 characters"),
         ("seeds: !!timestamp soon", "a text does not fit its tag"),
         ("seeds: !!bool maybe", "a text does not fit its tag"),
