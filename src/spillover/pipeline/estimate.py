@@ -219,7 +219,7 @@ class _Rows:
         last = max(cell.step for cell in cells)
         every = [cell for cell in cells if cell.step == last]
         final = [cell for cell in every if self._is_pooled(cell)]
-        for subset, wanted in self._subsets(measure) if final or measure in MEASURES else ():
+        for subset, wanted in self._subsets(measure):
             values = unit_values(filter(wanted, final))
             yield from self._pooled(values, measure, within, bootstrap=measure in RATES and not subset, condition=condition, subset=subset)
         for form in dict.fromkeys(cell.format for cell in every if cell.format != "plain"):
