@@ -151,7 +151,7 @@ def test_the_system_prompt_that_a_template_inserts_is_found_and_nothing_else_is_
 
 def test_an_inserted_system_prompt_is_switched_off_by_an_empty_one() -> None:
     found = read("qwen", system=False)
-    assert found.default_system is None
+    assert found.default_system == DEFAULT_SYSTEM  # what the template would insert
     text = found.tokenizer.decode(found.prompt_ids(chat(("user", "Say hi"))))
     assert text == "<|im_start|>system\n<|im_end|>\n<|im_start|>user\nSay hi<|im_end|>\n<|im_start|>assistant\n"
     told = chat(("system", "You are kind"), ("user", "Say hi"))
