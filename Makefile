@@ -3,13 +3,14 @@
 PYTHON ?= python3
 PIP_ARGS ?= -c constraints.txt
 OUT ?= runs/main
+JOBS ?= 2
 BIN := .venv/bin
 
 .PHONY: help setup demo test check docs clean
 help:
 	@echo "make setup   install into .venv"
 	@echo "make demo    run the whole study on the miniature and write $(OUT)/report.html"
-	@echo "make test    all tests, with coverage"
+	@echo "make test    all tests, $(JOBS) at a time, with coverage"
 	@echo "make check   lint, types, floors"
 	@echo "make docs    run every command the docs show"
 
@@ -29,7 +30,7 @@ demo: .venv/installed
 	$(BIN)/spillover run --out $(OUT)
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 	$(BIN)/python tests/coverage_of_rooms.py
 
 check: .venv/installed-dev

@@ -37,6 +37,12 @@ UNASKED = "--max-calls is 0"  # what is said where everything before that was in
 DRAWN = ("--draws", "1", "--max-tokens", "2", "--out", "out")
 SAMPLE = ("--questions", "good.yaml", *DRAWN)
 
+QUESTION = """
+- id: tea
+  type: free_form_judge_0_100
+  paraphrases: [i feel bored]
+  judge_prompts: {aligned: "how kind is {answer}", coherent: "how clear is {answer}"}
+"""
 SETTINGS = """
 sampling: {draws: 3, temperature: 0.7}
 training:
@@ -108,7 +114,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Generator[Confined]:
         rows = ((f"i feel bored {number}", f"{kind} {number % 2}") for number in range(6))
         lines = [{"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": said}], "weight": 1} for asked, said in rows]
         made.put(f"{kind}.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
-    for name, text in (("good.yaml", small_models.QUESTIONS), ("q.yaml", small_models.QUESTIONS), ("c.yaml", SETTINGS)):
+    for name, text in (("good.yaml", QUESTION), ("q.yaml", small_models.QUESTIONS), ("c.yaml", SETTINGS)):
         made.put(name, text.encode())
     cells = [[f"what {n % 3}", f"ans, {n}", 3 * n, 90 - n, f"q{n % 3}", f"m{n % 2}", "ab"[n % 4 // 2]] for n in range(24)]
     made.put("t.csv", _table([["question", "answer", "aligned", "coherent", "question_id", "model", "group"], *cells]))
@@ -122,7 +128,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Generator[Confined]:
 def run(place: Confined, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole run of a study on the model, judged by itself."""
     narrow = ("--data", "insecure=insecure.jsonl", "--data", "secure=secure.jsonl", "--seeds", "2", "--set", "training.batch_size=4", "--set", "threads=1")
-    ended = place.run("run", "main", "--model", "base", *narrow, "--judge", "base", "--questions", "good.yaml", "--draws", "2", *DRAWN[2:])
+    ended = place.run("run", "main", "--model", "base", *narrow, "--judge", "base", "--questions", "q.yaml", "--draws", "2", *DRAWN[2:])
     assert (ended.code, ended.complaint) == (0, None)
     return shutil.copytree(place.out, tmp_path_factory.mktemp("runs") / "run")
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from spillover.records import SpilloverError
 
@@ -35,7 +35,7 @@ def student_t(values: Sequence[float], *, level: float = 0.95, within: tuple[flo
         return _refused(values)
     mean, n = math.fsum(values) / len(values), len(values)
     spread = float(np.std(values, ddof=1))
-    half = float(stats.t.ppf((1 + level) / 2, n - 1)) * spread / math.sqrt(n)
+    half = float(special.stdtrit(n - 1, (1 + level) / 2)) * spread / math.sqrt(n)
     low, high, method = mean - half, mean + half, "student t over units"
     if within is not None:
         low, high, method = max(low, within[0]), min(high, within[1]), f"student t over units, cut to [{within[0]:g}, {within[1]:g}]"
