@@ -28,7 +28,7 @@ import typer.main
 from spillover import cli
 
 LONGEST_LINE = 400
-CPU_S, WALL_S, HUNG_S = 5.0, 60.0, 300.0
+CPU_S, WALL_S, HUNG_S = 20.0, 180.0, 300.0
 MEMORY = 4 * 2**30  # bytes beyond what this process has
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 # events that change paths, and which of their arguments those are

@@ -1,4 +1,8 @@
-"""Intervals for a mean over units of replication. One that would not be valid is refused by name, never printed thin."""
+"""Intervals for a mean over units of replication. One that would not be valid is refused by name, never printed thin.
+
+A unit's value is a share (of its answers) or any number. Shares of few units are skewed when they are rare: Student's t then ends too
+low. `over_units` is the interval the project offers for shares; `docs/statistics.md` tabulates what it covers, and under which assumption.
+"""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportMissingTypeStubs=false
 from __future__ import annotations
@@ -11,6 +15,9 @@ import numpy as np
 from scipy import special
 
 from spillover.records import SpilloverError
+
+FEW = 3  # up to this many answers a unit counted, on average, the count itself carries the interval and not the spread
+SKEW = 0.4  # share of a tail that the log-odds scale is given: 1 % for an interval of 95 %, whose ends have 2.5 % each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,46 +32,63 @@ class Interval:
     n_units: int
 
 
-def student_t(values: Sequence[float], *, level: float = 0.95, within: tuple[float, float] | None = None) -> Interval:
-    """Mean over independent units with Student's t interval. `within` cuts the interval to a range, and the method says so.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """The share of something over independent units: each unit's value in [0, 1], and the answers behind all of them together (0: exact values).
 
-    Refused (no interval) for one unit and for units that are all equal, whose spread says nothing about units like them.
+    `upper` and `lower` are the ends of one-sided intervals that leave `tail` outside, for units like these: the building block of `over_units`, of
+    differences and of p-values. Where few answers were counted (at most `FEW` a unit), it is the exact negative binomial bound for a spread between
+    units as large as the rate itself; else Student's t on the plain and on the log-odds scale, the wider of both, never below the binomial error.
     """
-    _check(values)
-    if min(values) == max(values):
-        return _refused(values)
-    mean, n = math.fsum(values) / len(values), len(values)
-    spread = float(np.std(values, ddof=1))
-    half = float(special.stdtrit(n - 1, (1 + level) / 2)) * spread / math.sqrt(n)
-    low, high, method = mean - half, mean + half, "student t over units"
-    if within is not None:
-        low, high, method = max(low, within[0]), min(high, within[1]), f"student t over units, cut to [{within[0]:g}, {within[1]:g}]"
-    return Interval(value=mean, low=low, high=high, level=level, method=method, n_units=n)
 
+    values: tuple[float, ...]
+    answers: int = 0
 
-def percentile_bootstrap(values: Sequence[float], *, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
-    """The paper's interval: percentiles of the mean over units resampled with replacement (2000 times, `default_rng(0)`).
+    def __post_init__(self) -> None:
+        _check(self.values)
+        if not all(0 <= value <= 1 for value in self.values):
+            raise SpilloverError(f"a share lies in [0, 1], got {next(v for v in self.values if not 0 <= v <= 1):g}")
 
-    It is too narrow for few units (about 82 % coverage at 5); it stands beside Student's t for comparison.
-    """
-    _check(values)
-    if min(values) == max(values):
-        return _refused(values)
-    mean, n = math.fsum(values) / len(values), len(values)
-    array = np.asarray(values, dtype=np.float64)
-    drawn = np.random.default_rng(seed).choice(array, size=(resamples, n), replace=True).mean(axis=1)
-    low, high = np.percentile(drawn, [50 * (1 - level), 50 * (1 + level)])
-    return Interval(value=mean, low=float(low), high=float(high), level=level, method="percentile bootstrap over units (paper)", n_units=n)
+    @property
+    def mean(self) -> float:
+        return math.fsum(self.values) / len(self.values)
 
+    @property
+    def error(self) -> float:
+        """Standard error of the mean: the spread between units, and at least the binomial error of their answers."""
+        between = standard_error(self.values)
+        return max(between, math.sqrt(self.mean * (1 - self.mean) / self.answers)) if self.answers else between
 
-def _check(values: Sequence[float]) -> None:
-    if not values:
-        raise SpilloverError("an estimate over no units is undefined")
-    if not all(math.isfinite(value) for value in values):
-        raise SpilloverError("a unit's value is not finite, so the mean over units is undefined")
+    def plain(self, tail: float) -> tuple[float, float]:
+        """Both ends of Student's t interval that leaves `tail` outside at each."""
+        half = _t(len(self.values), tail) * self.error
+        return self.mean - half, self.mean + half
 
+    def upper(self, tail: float) -> float:
+        """What the mean over units like these is not above, up to a chance of `tail`."""
+        if self._few(self.mean):
+            return few_at_most(self.mean * self.answers, self.answers, len(self.values), tail)
+        if self._few(1 - self.mean):
+            return 1 - few_at_least((1 - self.mean) * self.answers, self.answers, len(self.values), tail)
+        return min(1.0, max(self.plain(tail)[1], self._log_odds(tail)[1]))
 
-def _refused(values: Sequence[float]) -> Interval:
-    """The value of units that are all equal, one unit included: their spread says nothing about units like them."""
-    why = "one unit" if len(values) == 1 else "no spread between units"
-    return Interval(value=values[0], low=None, high=None, level=None, method=f"no interval: {why}", n_units=len(values))
+    def lower(self, tail: float) -> float:
+        """What the mean over units like these is not below, up to a chance of `tail`."""
+        return 1 - Share(values=tuple(1 - value for value in self.values), answers=self.answers).upper(tail)
+
+    @property
+    def method(self) -> str:
+        few = self._few(self.mean) or self._few(1 - self.mean)
+        return "negative binomial over units (few counted)" if few else "student t over units, guarded for skew"
+
+    def _few(self, mean: float) -> bool:
+        return 0 < self.answers and mean * self.answers <= FEW * len(self.values) + 1e-9
+
+    def _log_odds(self, tail: float) -> tuple[float, float]:
+        """The t interval on the log-odds scale (Korn and Graubard 1998), with `SKEW` of the tail."""
+        variance = self.mean * (1 - self.mean)
+        if variance == 0:
+            return self.mean, self.mean
+        half = _t(len(self.values), SKEW * tail) * self.error / variance
+        middle = math.log(self.mean / (1 - self.mean))
+        return float(special.expit(middle - half)), float(special.expit(middle + half))
