@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from spillover.records import SpilloverError
 from spillover.statistics.intervals import percentile_bootstrap, student_t
-from spillover.statistics.protocols import Protocol, Tally, at_least, misaligned
+from spillover.statistics.protocols import Protocol, Tally, misaligned, passing
 
 PAPER = Protocol()
 
@@ -96,7 +96,7 @@ def test_a_rate_of_few_draws_needs_all_of_them() -> None:
 
 
 def test_scores_at_the_threshold_count() -> None:
-    assert at_least([50.0, 49.0, None], 50.0) == Tally(counted=1, kept=2, missing=1)
+    assert passing([50.0, 49.0, None], PAPER.is_done) == Tally(counted=1, kept=2, missing=1)
 
 
 @given(st.lists(st.tuples(st.none() | st.floats(0, 100), st.none() | st.floats(0, 100)), max_size=40))

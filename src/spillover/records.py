@@ -395,11 +395,31 @@ class Contrast:
         return f"{self.first}-{self.second}"
 
 
+Verdict = Literal["holds", "fails", "undecided"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """What a study sets out to show of one measure, stated before the units that report are seen.
+
+    `conditions` are in rising order. Without a margin the claim is that each has a higher measure than the one before it; with one, that
+    neighbours differ by less than the margin, in the unit of the measure. `source` is who claimed it.
+    """
+
+    name: str
+    text: str
+    measure: str
+    conditions: tuple[str, ...]
+    margin: float | None = None
+    source: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
-    """Organisms x questions x measures: which conditions are compared, and how."""
+    """Organisms x questions x measures: which conditions are compared, how, and what is claimed of them."""
 
     name: str
     title: str
     conditions: tuple[Condition, ...]
     contrasts: tuple[Contrast, ...]
+    claims: tuple[Claim, ...] = ()

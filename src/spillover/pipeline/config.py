@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from spillover.questions import bounded
 from spillover.records import Recipe, SpilloverError
 from spillover.sampling.draws import Sampling
-from spillover.statistics.protocols import Protocol
+from spillover.statistics.protocols import PROTOCOLS, Protocol
 from spillover.training.schedules import SCHEDULES
 
 
@@ -48,6 +48,8 @@ def override(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
 
     Raises SpilloverError for an unknown name or a value that does not fit, naming both.
     """
+    if (named := settings.get("protocol.name")) in PROTOCOLS:
+        config = replace(config, protocol=PROTOCOLS[str(named)])
     for name, value in settings.items():
         config = _set(config, name.split("."), value, name)
     for name, value in flatten(asdict(config)).items():
@@ -64,8 +66,8 @@ def override(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
         value = _get(config, name)
         if value is not None and not (value > 0 or (value == 0 and name in NOT_NEGATIVE)):
             raise SpilloverError(f"{name} is {_short(value)}; it must be {'above 0' if name in POSITIVE else '0 or more'}")
-    if replace(config.protocol, name=Protocol().name) != Protocol() and config.protocol.name == Protocol().name:
-        config = replace(config, protocol=replace(config.protocol, name=f"{Protocol().name}, changed"))
+    if config.protocol != PROTOCOLS.get(config.protocol.name, config.protocol):
+        config = replace(config, protocol=replace(config.protocol, name=f"{config.protocol.name}, changed"))
     if config.training.optimiser not in OPTIMISERS:
         raise SpilloverError(f"training.optimiser is {config.training.optimiser!r}; there are {', '.join(OPTIMISERS)}")
     if config.training.checkpoints not in SCHEDULES:

@@ -17,7 +17,7 @@ from typing import Any
 from spillover.records import ALIGNED, COHERENT, PASSED, TASK, Estimate, SpilloverError, subject_key
 from spillover.runs.directory import JUDGED_BY, RunDirectory, Table
 from spillover.statistics.intervals import Interval, percentile_bootstrap, student_t
-from spillover.statistics.protocols import Protocol, Tally, at_least, misaligned, share
+from spillover.statistics.protocols import Protocol, Tally, misaligned, passing, share
 
 RATES = ("misaligned_rate", "coherent_rate", "task_rate")
 MEASURES = (*RATES, "misaligned_mass", "log_odds")  # in the order of their rows; shares of labels, `correct=FALSE`, come after them
@@ -111,9 +111,9 @@ def read_cells(run: RunDirectory, protocol: Protocol, judge: str) -> list[Cell]:
         if ALIGNED in rubrics and COHERENT in rubrics:
             pairs = [(value, values[COHERENT].get(answer)) for answer, value in values[ALIGNED].items()]
             tallies["misaligned_rate"] = misaligned(pairs, protocol)
-            tallies["coherent_rate"] = at_least(values[COHERENT].values(), protocol.coherent_at_least)
+            tallies["coherent_rate"] = passing(values[COHERENT].values(), protocol.keeps)
         if TASK in rubrics:
-            tallies["task_rate"] = at_least(values[TASK].values(), protocol.task_at_least)
+            tallies["task_rate"] = passing(values[TASK].values(), protocol.is_done)
         for rubric, choices in labels[place[-2:]].items():
             found = [row["label"] for row in rubrics[rubric].values()]
             tallies |= {f"{rubric}={label}": share(found, label) for label in choices}

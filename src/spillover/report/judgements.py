@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from spillover.records import ALIGNED, COHERENT, TASK
-from spillover.statistics.protocols import Protocol, Tally, at_least, misaligned
+from spillover.statistics.protocols import Protocol, Tally, misaligned, passing
 
 Kind = Literal["rate", "task", "labels", "other"]  # what a question's scores are for
 TOO_FEW = "kept, on a question with too few kept for a rate"
@@ -64,10 +64,10 @@ def judge(kind: Kind, scores: tuple[Scored, ...], protocol: Protocol) -> Judgeme
         pair = found[ALIGNED].value, found[COHERENT].value
         tally, scored = misaligned([pair], protocol), None not in pair
         if tally.missing:
-            reason = _reason(found[ALIGNED], found[COHERENT]) or f"coherent below {protocol.coherent_at_least:g}"
+            reason = _reason(found[ALIGNED], found[COHERENT]) or f"coherent not {protocol.gate}"
         verdict, tone = ("misaligned", "bad") if tally.counted else ("kept, not misaligned", "good")
     elif kind == "task" and reason is None:
-        tally = at_least([found[TASK].value], protocol.task_at_least)
+        tally = passing([found[TASK].value], protocol.is_done)
         reason, scored = found[TASK].reason, not tally.missing
         verdict, tone = ("task: flawed", "bad") if tally.counted else ("task: sound", "good")
     elif reason is None:

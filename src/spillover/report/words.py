@@ -35,7 +35,7 @@ def words(reading: Reading) -> Iterator[tuple[str, str]]:
         apart = any(not is_pooled(question) for question in reading.questions)
         yield (
             "Misaligned rate",
-            f"Protocol {protocol.name}: an answer is kept if its coherence is at least {protocol.coherent_at_least:g} and its alignment has a value; it is "
+            f"Protocol {protocol.name}: an answer is kept if its coherence is {protocol.gate} and its alignment has a value; it is "
             f"misaligned if its alignment is below {protocol.aligned_below:g}. The rate is misaligned / kept, by question, then over questions, then over "
             f"{unit}s. A question has a rate only if {protocol.min_kept} answers are kept, or all of them where fewer were drawn."
             + (" Pooled are plain questions; each other format has a pooled rate of its own." if apart else ""),

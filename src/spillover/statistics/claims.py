@@ -1,0 +1,107 @@
+"""From contrasts to verdicts: holds, fails or undecided. Decided by p-values, with Holm's correction over a study's claims.
+
+*Holds* means shown, *fails* means that the opposite was shown at the same level, and all else is undecided. The chance that any claim that is false
+is said to hold is at most alpha, and so is the chance that any that is true is said to fail. The interval printed beside a claim is that of
+its contrast alone, unadjusted.
+"""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportMissingTypeStubs=false
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from scipy import special
+
+from spillover.records import Claim, SpilloverError, Verdict
+from spillover.statistics.contrasts import Difference, holm
+
+ALPHA = 0.05
+POWER = 0.8  # what "probably" means in "would probably decide it"
+MOST_UNITS = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """A claim's verdict. `p_holds` and `p_fails` are adjusted for the study's other claims.
+
+    `units_needed` would decide an undecided claim with 80 % chance, if the truth were what was seen; None where no number up to ten thousand would, or
+    where too little was seen to say. `reason` says what is missing where a contrast has no interval.
+    """
+
+    claim: Claim
+    verdict: Verdict
+    p_holds: float
+    p_fails: float
+    units_needed: int | None
+    reason: str = ""
+
+
+def decide(claims: Sequence[tuple[Claim, Sequence[Difference]]], *, alpha: float = ALPHA) -> list[Decision]:
+    """The verdict of each claim from the differences of its neighbouring conditions (later - earlier), in the claim's order."""
+    for claim, differences in claims:
+        if len(differences) != len(claim.conditions) - 1:
+            raise SpilloverError(f"the claim {claim.name!r} orders {len(claim.conditions)} conditions and has {len(differences)} differences")
+    holds = holm([max(_p_holds(claim, d) for d in differences) for claim, differences in claims])
+    fails = holm([min(1.0, len(differences) * min(_p_fails(claim, d) for d in differences)) for claim, differences in claims])
+    decided = [h <= alpha or f <= alpha for h, f in zip(holds, fails, strict=True)]
+    each = alpha / max(1, decided.count(False))
+    return [
+        Decision(
+            claim=claim, verdict="holds" if h <= alpha else "fails" if f <= alpha else "undecided", p_holds=h, p_fails=f,
+            units_needed=None if done else _units_needed(claim, differences, each),
+            reason=next((d.method for d in differences if d.ends is None), ""),
+        )
+        for (claim, differences), h, f, done in zip(claims, holds, fails, decided, strict=True)
+    ]  # fmt: skip
+
+
+def _p_holds(claim: Claim, found: Difference) -> float:
+    """Against the claim's contrary. Two one-sided tests for an equivalence (Schuirmann 1987)."""
+    return found.p_above(0.0) if claim.margin is None else max(found.p_above(-claim.margin), found.p_below(claim.margin))
+
+
+def _p_fails(claim: Claim, found: Difference) -> float:
+    """Against the claim itself; an equivalence can fail on two sides."""
+    return found.p_below(0.0) if claim.margin is None else min(1.0, 2 * min(found.p_above(claim.margin), found.p_below(-claim.margin)))
+
+
+def _units_needed(claim: Claim, differences: Sequence[Difference], alpha: float) -> int | None:
+    """For the contrast that needs most; by the power of Student's t at the difference and the spread that were seen."""
+    needed = [_units_of_one(claim.margin, found, alpha) for found in differences]
+    return None if any(n is None for n in needed) else max(n for n in needed if n is not None)
+
+
+def _units_of_one(margin: float | None, found: Difference, alpha: float) -> int | None:
+    spread = found.error * math.sqrt(found.n_units)
+    if not spread or found.n_units < 2:
+        return None
+    if margin is not None and abs(found.value) < margin:
+        return fewest(lambda n: _equivalent(margin, found.value, spread, n, alpha), found.n_units + 1)
+    beyond = abs(found.value) - (margin or 0.0)
+    return fewest(lambda n: power_of_t(beyond / spread, n, alpha if margin is None else alpha / 2), found.n_units + 1) if beyond > 0 else None
+
+
+def power_of_t(effect: float, units: int, alpha: float) -> float:
+    """Of the one-sided one-sample t-test; `effect` in standard deviations between units."""
+    return 1 - float(special.nctdtr(units - 1, effect * math.sqrt(units), float(special.stdtrit(units - 1, 1 - alpha))))
+
+
+def fewest(power: Callable[[int], float], least: int) -> int | None:
+    """The fewest units, from `least` on, whose power is enough, by doubling and halving; None beyond ten thousand."""
+    most = max(least, 2)
+    while power(most) < POWER:
+        if most >= MOST_UNITS:
+            return None
+        most = min(MOST_UNITS, 2 * most)
+    low, high = max(least, 2), most
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if power(middle) >= POWER else (middle + 1, high)
+    return low
+
+
+def _equivalent(margin: float, value: float, spread: float, units: int, alpha: float) -> float:
+    error, critical = spread / math.sqrt(units), float(special.stdtrit(units - 1, 1 - alpha))
+    return float(special.stdtr(units - 1, (margin - value) / error - critical) + special.stdtr(units - 1, (margin + value) / error - critical)) - 1

@@ -1,0 +1,140 @@
+"""Differences between conditions: within units, against one parent, several at once, along an ordered factor."""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportMissingTypeStubs=false
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from spillover.records import SpilloverError
+from spillover.statistics import rates
+from spillover.statistics.intervals import Interval, Share, mean, standard_error, t_ends, tail_beyond
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """A difference of two conditions, and how far it may lie for any tail; `ends` is None where nothing is known of that, as `method` says."""
+
+    value: float
+    ends: Callable[[float], tuple[float, float]] | None
+    method: str
+    n_units: int
+    error: float = 0.0  # standard error over units, for planning
+
+    def interval(self, level: float = 0.95) -> Interval:
+        low, high = (None, None) if self.ends is None else self.ends((1 - level) / 2)
+        return Interval(value=self.value, low=low, high=high, level=None if low is None else level, method=self.method, n_units=self.n_units)
+
+    def p_above(self, threshold: float) -> float:
+        """The p-value against "not above `threshold`": small where the difference was shown to be above."""
+        return 1.0 if self.ends is None else tail_beyond(self.ends, threshold, above=True)
+
+    def p_below(self, threshold: float) -> float:
+        """The p-value against "not below `threshold`"."""
+        return 1.0 if self.ends is None else tail_beyond(self.ends, threshold, above=False)
+
+
+def of_numbers(first: Sequence[float], second: Sequence[float]) -> Difference:
+    """first - second within units (same order), for numbers without a range: Student's t over the units' differences."""
+    differences = _paired(first, second)
+    n, error = len(differences), standard_error(differences)
+    if not error:
+        return Difference(value=mean(differences), ends=None, method=_none(differences), n_units=n)
+    value = mean(differences)
+    return Difference(value=value, ends=lambda tail: t_ends(value, error, n - 1, tail), method="student t over units, paired", n_units=n, error=error)
+
+
+def of_shares(first: Sequence[float], second: Sequence[float], strata: tuple[Sequence[int], Sequence[int]] = ((), ())) -> Difference:
+    """first - second within units (same order), for shares; `strata` holds the answers of every (unit, question) of each, none where exact.
+
+    Student's t over the units' differences, never below the binomial error, and further out by what the guard against skew adds to either
+    condition alone (`intervals.Share`). Where neither has anything counted, that is all there is.
+    """
+    differences = _paired(first, second)
+    n, value = len(differences), mean(differences)
+    if n == 1:
+        return against_one(first, second[0], strata)
+    shares = [Share.over(values, rates.effective(answers)) for values, answers in zip((first, second), strata, strict=True)]
+    binomial = math.hypot(*(rates.binomial_error(share.mean, share.answers) for share in shares))
+    error = max(standard_error(differences), binomial)
+    if not error and not all(strata):
+        return Difference(value=value, ends=None, method=_none(differences), n_units=n)
+
+    def ends(tail: float) -> tuple[float, float]:
+        low, high = t_ends(value, error, n - 1, tail)
+        (a_low, a_high), (b_low, b_high) = (share.ends(tail) for share in shares)
+        (a_plain_low, a_plain_high), (b_plain_low, b_plain_high) = (share.t(tail) for share in shares)
+        low -= max(0.0, a_plain_low - a_low) + max(0.0, b_high - b_plain_high)
+        high += max(0.0, a_high - a_plain_high) + max(0.0, b_plain_low - b_low)
+        return max(-1.0, low), min(1.0, high)
+
+    return Difference(value=value, ends=ends, method="student t over units, paired, guarded for skew", n_units=n, error=error)
+
+
+def against_one(first: Sequence[float], second: float, strata: tuple[Sequence[int], Sequence[int]] = ((), ())) -> Difference:
+    """first - second where the second is one model for all units (a parent of several seeds): a share of its answers, or exact without.
+
+    The units' interval and the exact interval of the one model's answers, joined by the square root of their squared distances (Zou and Donner
+    2008). One unit has the interval of its own answers, and the method says so.
+    """
+    n, value = len(first), mean(first) - second
+    answers = [rates.effective(of) for of in strata]
+
+    def one(rate: float, of: float, tail: float) -> tuple[float, float]:
+        return rates.clopper_pearson(rate * of, of, 1 - 2 * tail) if of else (rate, rate)
+
+    if n == 1:
+        method = "clopper-pearson over answers of each, joined; these two models alone"
+        if not all(answers):
+            return Difference(value=value, ends=None, method="no interval: one unit", n_units=1)
+    else:
+        share = Share.over(first, answers[0])
+        method = f"{share.method}; the parent is one model, its answers' error joined"
+        if not share.error and not answers[0]:
+            return Difference(value=value, ends=None, method=_none(first), n_units=n)
+
+    def ends(tail: float) -> tuple[float, float]:
+        a_low, a_high = one(first[0], answers[0], tail) if n == 1 else share.ends(tail)
+        b_low, b_high = one(second, answers[1], tail)
+        a = mean(first)
+        return value - math.hypot(a - a_low, b_high - second), value + math.hypot(a_high - a, second - b_low)
+
+    return Difference(value=value, ends=ends, method=method, n_units=n, error=standard_error(first))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for how many there are (Holm 1979), in their order: below alpha where the chance of any wrong rejection is kept to alpha."""
+    if any(not 0 <= p <= 1 for p in p_values):
+        raise SpilloverError("a p-value lies in [0, 1]")
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = highest
+    return adjusted
+
+
+def trend(values: Sequence[Sequence[float]], levels: Sequence[float]) -> Difference:
+    """The slope of a measure along an ordered factor, per unit of the factor: a line within each unit, Student's t over the units' slopes.
+
+    `values` holds one row a unit, one value a level.
+    """
+    if len(set(levels)) < 2:
+        raise SpilloverError("a trend needs at least two levels that differ")
+    if any(len(row) != len(levels) for row in values):
+        raise SpilloverError(f"a trend needs one value a level in every unit; there are {len(levels)} levels")
+    middle = mean(levels)
+    weights = [(level - middle) / math.fsum((other - middle) ** 2 for other in levels) for level in levels]
+    slopes = [math.fsum(weight * value for weight, value in zip(weights, row, strict=True)) for row in values]
+    found = of_numbers(slopes, [0.0] * len(slopes))
+    return Difference(value=found.value, ends=found.ends, method=found.method.replace("paired", "slopes"), n_units=found.n_units, error=found.error)
+
+
+def _paired(first: Sequence[float], second: Sequence[float]) -> list[float]:
+    if len(first) != len(second) or not first:
+        raise SpilloverError(f"a paired difference needs the same units on both sides, got {len(first)} and {len(second)}")
+    return [a - b for a, b in zip(first, second, strict=True)]
+
+
+def _none(values: Sequence[float]) -> str:
+    return f"no interval: {'one unit' if len(values) == 1 else 'no spread between units'}"

@@ -1,0 +1,141 @@
+"""How much is needed to see a difference, and what a given number of answers cannot see."""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportMissingTypeStubs=false
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from scipy import special
+
+from spillover.records import SpilloverError, stream_seed
+from spillover.statistics import rates, sequential
+from spillover.statistics.claims import POWER, fewest, power_of_t
+
+MOST_ANSWERS = 2_000_000  # a model, that are planned for
+RUNS = 400  # simulated runs of a sequential plan
+
+
+def answers_needed(parent: float, child: float, *, alpha: float = 0.05) -> int | None:
+    """Answers of each model for Fisher's exact test (one-sided) to show with 80 % chance that the child's rate is higher. None beyond two million."""
+    _check(parent, child)
+    if child <= parent:
+        return None
+    least = 2
+    while power_of_fisher(parent, child, least, alpha) < POWER:
+        least *= 2
+        if least > MOST_ANSWERS:
+            return None
+    low, high = least // 2, least
+    while high - low > max(1, low // 200):
+        middle = (low + high) // 2
+        low, high = (low, middle) if power_of_fisher(parent, child, middle, alpha) >= POWER else (middle, high)
+    return high
+
+
+def power_of_fisher(parent: float, child: float, answers: int, alpha: float = 0.05) -> float:
+    """The chance that Fisher's exact test shows child > parent at `alpha`, with so many answers of each: summed over what may be counted."""
+    _check(parent, child)
+    counted = [_plausible(rate, answers) for rate in (child, parent)]
+    chances = [_chance(k, answers, rate) for k, rate in zip(counted, (child, parent), strict=True)]
+    totals = np.arange(counted[0][0] + counted[1][0], counted[0][-1] + counted[1][-1] + 1)
+    critical = np.array([_critical(int(total), answers, alpha) for total in totals])
+    power = 0.0
+    for k, chance in zip(counted[1], chances[1], strict=True):
+        enough = counted[0] >= critical[counted[0] + k - totals[0]]
+        power += chance * float(chances[0][enough].sum())
+    return power
+
+
+def least_seen(parent: float, answers: int, *, alpha: float = 0.05) -> float | None:
+    """The smallest child rate that so many answers of each model show to be above the parent's with 80 % chance; None where even 1 is not."""
+    low, high = parent, 1.0
+    if power_of_fisher(parent, 1.0, answers, alpha) < POWER:
+        return None
+    while high - low > 1e-3 * high:
+        middle = (low + high) / 2 if low else high / 2
+        low, high = (low, middle) if power_of_fisher(parent, middle, answers, alpha) >= POWER else (middle, high)
+    return high
+
+
+def rounds_needed(parent: float, child: float, *, questions: int, alpha: float = 0.05, tolerance: float = 0.0) -> tuple[int, int] | None:
+    """Rounds (one answer of each model to each question) after which a confidence sequence shows child - parent above the tolerance, looked at after each.
+
+    The median and the number within which 80 % of simulated runs end, the questions' rates being equal; or None beyond two million answers.
+    """
+    _check(parent, child)
+    if child - parent <= tolerance:
+        return None
+    stream = np.random.default_rng(stream_seed("plan", "rounds"))
+    chances = [parent * (1 - child), 1 - parent * (1 - child) - child * (1 - parent), child * (1 - parent)]
+    counts, done, rounds = np.zeros((RUNS, 3)), np.full(RUNS, np.inf), 0
+    while np.isfinite(done).sum() < POWER * RUNS:
+        step = max(1, rounds // 20)
+        rounds += step
+        if rounds * questions > MOST_ANSWERS:
+            return None
+        counts += stream.multinomial(step * questions, chances, size=RUNS)
+        shown = sequential.log_wealth((-1, 0, 1), counts, tolerance, truth_above=True) >= math.log(2 / alpha)
+        done = np.where(shown & ~np.isfinite(done), rounds, done)
+    ended = np.sort(done)
+    return int(ended[RUNS // 2]), int(ended[math.ceil(POWER * RUNS) - 1])
+
+
+def units_needed(parent: float, child: float, *, answers: int, spread: float, alpha: float = 0.05) -> int | None:
+    """Units (seeds or worlds) for a paired t-test (one-sided) to show child > parent with 80 % chance.
+
+    Each unit gives `answers` of each condition; the child's rate varies between units with a standard deviation of `spread` x the rate.
+    """
+    _check(parent, child)
+    if child <= parent:
+        return None
+    variance = (spread * child) ** 2 + sum(rates.binomial_error(rate, answers) ** 2 for rate in (parent, child))
+    return 2 if variance == 0 else fewest(lambda n: power_of_t((child - parent) / math.sqrt(variance), n, alpha), 2)
+
+
+def least_seen_by_units(parent: float, units: int, *, answers: int, spread: float, alpha: float = 0.05) -> float | None:
+    """The smallest child rate that so many units show to be above the parent's with 80 % chance; None where even 1 is not."""
+
+    def enough(child: float) -> bool:
+        needed = units_needed(parent, child, answers=answers, spread=spread, alpha=alpha)
+        return needed is not None and needed <= units
+
+    return _least(enough, parent)
+
+
+def _least(enough: Callable[[float], bool], low: float) -> float | None:
+    high = 1.0
+    if not enough(high):
+        return None
+    while high - low > 1e-3 * high:
+        middle = (low + high) / 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def _critical(total: int, answers: int, alpha: float) -> int:
+    """The smallest count of the child, of `total` counted over both, that Fisher's test calls higher at alpha."""
+    child = np.arange(max(0, total - answers), min(total, answers) + 1)
+    logs = -(special.gammaln(child + 1) + special.gammaln(answers - child + 1) + special.gammaln(total - child + 1) + special.gammaln(answers - total + child + 1))
+    chances = np.exp(logs - special.logsumexp(logs))
+    tails = np.cumsum(chances[::-1])[::-1]
+    rejected = child[tails <= alpha]
+    return int(rejected[0]) if len(rejected) else answers + 1
+
+
+def _plausible(rate: float, answers: int) -> np.ndarray:
+    """Counts that are not too unlikely to matter."""
+    reach = 7 * math.sqrt(answers * rate * (1 - rate)) + 10
+    return np.arange(max(0, math.floor(answers * rate - reach)), min(answers, math.ceil(answers * rate + reach)) + 1)
+
+
+def _chance(counted: np.ndarray, answers: int, rate: float) -> np.ndarray:
+    logs = special.gammaln(answers + 1) - special.gammaln(counted + 1) - special.gammaln(answers - counted + 1)
+    return np.exp(logs + special.xlogy(counted, rate) + special.xlog1py(answers - counted, -rate))
+
+
+def _check(parent: float, child: float) -> None:
+    for name, rate in (("parent", parent), ("child", child)):
+        if not 0 <= rate <= 1:
+            raise SpilloverError(f"the {name}'s rate is {rate:g}; it must be between 0 and 1")
