@@ -11,7 +11,8 @@ import pytest
 from conftest import CRUEL, KIND, SMALL_ROWS, Script, scripted_testbed
 from spillover import pipeline, studies
 from spillover.pipeline.config import flatten, override, read_yaml
-from spillover.pipeline.estimate import Cell, estimate, unit_differences, unit_values
+from spillover.pipeline.cells import Cell, unit_differences, unit_values
+from spillover.pipeline.estimate import estimate
 from spillover.pipeline.forecast import forecast
 from spillover.records import Estimate, SpilloverError, Testbed
 from spillover.runs.directory import RunDirectory

@@ -306,6 +306,7 @@ class Estimate:
     high: float | None = None
     level: float | None = None
     method: str = ""
+    estimand: str = ""  # what the interval speaks for: units like these or these units, questions like these or these questions
     unit: str = ""
     n: int = 0
     n_units: int = 0
@@ -412,6 +413,24 @@ class Claim:
     conditions: tuple[str, ...]
     margin: float | None = None
     source: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What a run decided of a claim. `p_holds` and `p_fails` are adjusted for the study's other claims.
+
+    `units_needed` would decide an undecided claim with 80 % chance, if the truth were what was seen; None where no number up to ten thousand would, or
+    where too little was seen to say. `reason` says what is missing where a contrast has no interval. `contrasts` are the differences between
+    neighbours (later - earlier), each with its interval, unadjusted.
+    """
+
+    claim: Claim
+    verdict: Verdict
+    p_holds: float
+    p_fails: float
+    units_needed: int | None
+    reason: str = ""
+    contrasts: tuple[Estimate, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

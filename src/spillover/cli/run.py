@@ -79,7 +79,7 @@ def run(
         from spillover import report as reports
 
         page = reports.write(finished)
-    for line in summary(finished.estimates()):
+    for line in summary(finished.estimates(), finished.decisions()):
         print(printable(line))
     print(f"report: {page}")
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from spillover.records import PASSED, Estimate
+from spillover.records import PASSED, Decision, Estimate
 
 RATES = ("misaligned_rate", "coherent_rate")
+MEASURE_NAMES = {"misaligned_rate": "misaligned rate", "misaligned_mass": "misaligned mass", "log_odds": "log-odds"}
 MOST_NAMES = 3  # that a line lists
 
 
-def summary(estimates: Sequence[Estimate]) -> Iterator[str]:
-    """One line a condition and format, one a share of a label, one a contrast."""
+def summary(estimates: Sequence[Estimate], decisions: Sequence[Decision] = ()) -> Iterator[str]:
+    """One line a condition and format, one a share of a label, one a contrast, two a claim; by the run's own protocol."""
+    estimates = [e for e in estimates if e.protocol == estimates[0].protocol]
     whole = [e for e in estimates if e.headline and not e.question and not e.subset and e.world is None and e.seed is None and e.step is None]
     unit = whole[0].unit if whole else "unit"
     rows = {(e.condition, e.format, e.measure): e for e in whole if not e.contrast}
@@ -24,10 +26,11 @@ def summary(estimates: Sequence[Estimate]) -> Iterator[str]:
         if rate is not None:
             yield f"{_name(condition, form):<{width}}{_percent(rate):<28}{_percent(coherent):<26}{rate.n_units:>7}{rate.n:>8}{rate.n_missing:>9}"
     if places:
-        yield "intervals: 95 %, Student t over units, cut to [0, 1]"
+        yield f"intervals: 95 %, for {unit}s like these; * of these answers alone, for one {unit} or where none was counted"
     yield from _undefined([e for e in whole if not e.contrast and e.measure == "misaligned_rate" and e.value is None])
     yield from _shares(estimates, width, unit)
     yield from _differences(estimates, unit)
+    yield from _card(decisions, unit)
 
 
 def _shares(estimates: Sequence[Estimate], width: int, unit: str) -> Iterator[str]:
@@ -68,19 +71,61 @@ def _differences(estimates: Sequence[Estimate], unit: str) -> Iterator[str]:
             yield f"  {_name(e.contrast, e.format):<36}{_shown(e):<30}{e.n_units} {unit}{'' if e.n_units == 1 else 's'}{note}"
 
 
+def _card(decisions: Sequence[Decision], unit: str) -> Iterator[str]:
+    """The study's claims with their verdicts."""
+    if decisions:
+        yield f"claims, decided at 5 % over all {len(decisions)} (Holm); intervals 95 %, unadjusted:"
+    for decision in decisions:
+        margin = decision.claim.margin
+        yield f"  {decision.verdict:<10}{decision.claim.text}"
+        for row in decision.contrasts:
+            within = "" if margin is None else f", margin {_scaled(margin, row.measure)}"
+            found = "undefined" if row.value is None else _shown(row)
+            yield f"  {'':<10}{row.contrast} {MEASURE_NAMES.get(row.measure, row.measure)} {found}{within}; {_p(decision)}{_needed(decision, unit)}"
+
+
+def _p(decision: Decision) -> str:
+    """The p-value behind a verdict, and both where there is none."""
+    holds, fails = (f"{p:.2g}" if p >= 1e-4 else "< 0.0001" for p in (decision.p_holds, decision.p_fails))
+    return {"holds": f"p {holds}", "fails": f"p of the opposite {fails}", "undecided": f"p {holds}, of the opposite {fails}"}[decision.verdict]
+
+
+def _needed(decision: Decision, unit: str) -> str:
+    if decision.verdict != "undecided":
+        return ""
+    if decision.reason:
+        return f"; {decision.reason}"
+    return f"; about {decision.units_needed} {unit}s would probably decide it" if decision.units_needed else f"; no number of {unit}s is known to decide it"
+
+
 def _name(condition: str, form: str) -> str:
     return f"{condition}, {form}" if form else condition
 
 
 def _shown(e: Estimate) -> str:
     assert e.value is not None
-    scale, noun, digits = (1, "nats", 2) if e.measure == "log_odds" else (100, "points", 1)
-    interval = "" if e.low is None or e.high is None else f" [{scale * e.low:+.{digits}f}, {scale * e.high:+.{digits}f}]"
-    return f"{scale * e.value:+.{digits}f} {noun}{interval}"
+    scale, _, digits = _scale(e.measure)
+    interval = "" if e.low is None or e.high is None else f" [{scale * e.low:+.{digits}f}, {scale * e.high:+.{digits}f}]{_alone(e)}"
+    return f"{_scaled(e.value, e.measure, '+')}{interval}"
+
+
+def _scale(measure: str) -> tuple[int, str, int]:
+    return (1, "nats", 2) if measure == "log_odds" else (100, "points", 1)
+
+
+def _scaled(number: float, measure: str, sign: str = "") -> str:
+    scale, noun, digits = _scale(measure)
+    return f"{scale * number:{sign}.{digits}f} {noun}"
+
+
+def _alone(e: Estimate) -> str:
+    """A star where an interval speaks for these units' answers alone."""
+    return "*" if e.estimand.startswith("th") else ""
 
 
 def _percent(estimate: Estimate | None) -> str:
     if estimate is None or estimate.value is None:
         return "undefined"
-    interval = f" [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]" if estimate.low is not None and estimate.high is not None else " (no interval)"
-    return f"{100 * estimate.value:.1f} %{interval}"
+    if estimate.low is None or estimate.high is None:
+        return f"{100 * estimate.value:.1f} % (no interval)"
+    return f"{100 * estimate.value:.1f} % [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]{_alone(estimate)}"

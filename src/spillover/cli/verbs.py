@@ -91,7 +91,7 @@ def sample(
     with progress() as show:
         run = pipeline.run(plan, out, progress=show)
     if judge is not None:
-        for line in summary(run.estimates()):
+        for line in summary(run.estimates(), run.decisions()):
             print(printable(line))
     print(f"answers: {run.path / 'answers'}")
 
@@ -120,7 +120,7 @@ def judge(
     assert scorer is not None
     with progress() as show:
         pipeline.judge_again(run, scorer, progress=show)
-    for line in summary(pipeline.estimates(run, scorer.identity)):
+    for line in summary(*pipeline.estimates(run, scorer.identity)):
         print(printable(line))
     print(f"scores: {run.path / 'scores'} by {printable(scorer.identity)}; `spillover estimate` with --judge makes them the run's estimates and report")
 
@@ -135,7 +135,7 @@ def estimate(
     from spillover import report as reports
 
     run = _run_of(file, out, None)
-    for line in summary(pipeline.estimate(run, judge)):
+    for line in summary(pipeline.estimate(run, judge), run.decisions()):
         print(printable(line))
     print(f"report: {reports.write(run)}")
 

@@ -1,197 +1,63 @@
-"""The last step of the road: scores and measures to estimates, read from the run directory alone.
+"""The last step of the road: cells to estimates and decided claims, read from the run directory alone.
 
 A unit's value is the mean over its questions (those whose value is defined) of the mean over its seeds; an estimate is the mean
-over units. Differences are taken within a unit. Where the units are fine-tuning seeds of one parent, that parent is one model: it has
-no interval of its own, and stands as it is in every difference. Estimates are in a fixed order, so the same rows give the same
+over units. Differences are taken within a unit. Where the units are fine-tuning seeds of one parent, that parent is one model: its interval is of its
+answers alone, and it stands beside every seed in a difference. Estimates are in a fixed order, so the same rows give the same
 bytes.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from math import fsum
+from dataclasses import replace
 from typing import Any
 
-from spillover.records import ALIGNED, COHERENT, PASSED, TASK, Estimate, SpilloverError, subject_key
-from spillover.runs.directory import JUDGED_BY, RunDirectory, Table
-from spillover.statistics.intervals import Interval, percentile_bootstrap, student_t
-from spillover.statistics.protocols import Protocol, Tally, misaligned, passing, share
+from spillover.pipeline.cells import (
+    SHARED, Cell, UnitDifference, UnitValue, by_question, chosen_judge, measured_cells, read_scores, scored_cells, unit_differences, unit_values,
+)  # fmt: skip
+from spillover.records import PASSED, Claim, Decision, Estimate
+from spillover.runs.directory import RunDirectory
+from spillover.statistics import contrasts
+from spillover.statistics.claims import decide
+from spillover.statistics.contrasts import Difference
+from spillover.statistics.intervals import Interval, over_units, percentile_bootstrap, student_t
+from spillover.statistics.nested import Scope, over_cells
+from spillover.statistics.protocols import PROTOCOLS, Protocol
 
 RATES = ("misaligned_rate", "coherent_rate", "task_rate")
-MEASURES = (*RATES, "misaligned_mass", "log_odds")  # in the order of their rows; shares of labels, `correct=FALSE`, come after them
+GATED = ("misaligned_without_gate", "misaligned_at_least", "misaligned_at_most")  # what the coherence gate does; one row a condition
+MEASURES = (*RATES, "misaligned_mass", "log_odds", *GATED)  # in the order of their rows; shares of labels, `correct=FALSE`, come after them
 CONTRASTED = ("log_odds", "misaligned_rate", "misaligned_mass")
-SHARED = ""  # the unit of the one parent that all fine-tuning seeds have in common
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
-    """One measure of one model on one question; `value` is None where it is undefined."""
-
-    condition: str
-    unit: str
-    world: int | None
-    seed: int
-    step: int
-    question: str
-    format: str
-    measure: str
-    value: float | None
-    n: int
-    n_missing: int
-    reason: str = ""  # why there is no value
-
-    @property
-    def asked(self) -> tuple[str, str]:
-        """Which question, in which format."""
-        return self.question, self.format
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnitValue:
-    """One unit's value, or the reason why it has none, with the answers behind it."""
-
-    unit: str
-    world: int | None
-    value: float | None
-    n: int
-    n_missing: int
-    reason: str = ""
+OTHER_ESTIMANDS: tuple[tuple[Scope, Scope], ...] = (("these", "these"), ("these", "like these"), ("like these", "like these"))  # units, questions
 
 
 def estimate(run: RunDirectory, judge: str | None = None) -> list[Estimate]:
-    """Compute every estimate of a run and write it there."""
-    rows = estimates(run, judge)
+    """Compute every estimate of a run, decide its claims, and write both there."""
+    rows, decisions = estimates(run, judge)
+    run.write_decisions(decisions)
     run.write_estimates(rows)
     return rows
 
 
-def estimates(run: RunDirectory, judge: str | None = None) -> list[Estimate]:
-    """Every estimate of a run: by the scores of this judge, or of the one the run was made with.
+def estimates(run: RunDirectory, judge: str | None = None) -> tuple[list[Estimate], list[Decision]]:
+    """Every estimate of a run, and every claim decided: by the scores of this judge, or of the one the run was made with.
 
-    Raises SpilloverError when that judge did not score every answer.
+    The run's own protocol comes first; then the pooled misaligned rate under each other protocol that has a name. Raises SpilloverError when that judge did
+    not score every answer.
     """
     identity = run.identity
     protocol = Protocol(**identity["config"]["protocol"])
     chosen = chosen_judge(run, judge)
-    cells = read_cells(run, protocol, chosen)
-    rows = [replace(row, judge=chosen) for row in _Rows(cells, identity, protocol).all()]
+    scores = read_scores(run, chosen)
+    own = _Rows([*scored_cells(scores, run, protocol), *measured_cells(run)], identity, protocol)
+    rows = list(own.all())
+    for other in PROTOCOLS.values():
+        if replace(other, name="") != replace(protocol, name=""):
+            rows += _Rows(scored_cells(scores, run, other), identity, other).headlines()
+    rows = [replace(row, judge=chosen) for row in rows]
     _check_headlines(rows)
-    return rows
-
-
-# --- rows to cells --------------------------------------------------------------------------------------------------------
-
-
-def chosen_judge(run: RunDirectory, judge: str | None = None) -> str:
-    """This judge, if it scored; else the one that the run was made with, or the only one. Raises SpilloverError where there is none, or a choice."""
-    if judge is None and run.identity["judge"]:
-        return run.identity["judge"]
-    found = sorted({row["judge"] for path in run.shards("scores") for row in run.read("scores", path.stem)[:1]})
-    if not found:
-        raise SpilloverError(f"{run.path} has no scores; `spillover judge` makes them")
-    if judge is not None and judge not in found:
-        raise SpilloverError(f"{run.path} has no scores by {judge!r}; --judge takes one of: {'; '.join(found)}")
-    if judge is None and len(found) > 1:
-        raise SpilloverError(f"{run.path} has scores of {len(found)} judges; choose with --judge: {'; '.join(found)}")
-    return judge or found[0]
-
-
-def read_cells(run: RunDirectory, protocol: Protocol, judge: str) -> list[Cell]:
-    """Every (model, question, measure) of the run. Raises SpilloverError for a shard that is missing or in another's place."""
-    scores: dict[tuple[Any, ...], dict[str, dict[str, dict[str, Any]]]] = defaultdict(lambda: defaultdict(dict))
-    for row in _planned(run, "scores", judge):
-        scores[_place(row)][row["rubric"]][row["answer"]] = row
-    labels = {(q["id"], q["format"]): q["labels"] for q in run.identity["questions"]}
-    cells: list[Cell] = []
-    for place, rubrics in scores.items():
-        tallies: dict[str, Tally] = {}
-        values = {rubric: {answer: row["value"] for answer, row in rows.items()} for rubric, rows in rubrics.items()}
-        if ALIGNED in rubrics and COHERENT in rubrics:
-            pairs = [(value, values[COHERENT].get(answer)) for answer, value in values[ALIGNED].items()]
-            tallies["misaligned_rate"] = misaligned(pairs, protocol)
-            tallies["coherent_rate"] = passing(values[COHERENT].values(), protocol.keeps)
-        if TASK in rubrics:
-            tallies["task_rate"] = passing(values[TASK].values(), protocol.is_done)
-        for rubric, choices in labels[place[-2:]].items():
-            found = [row["label"] for row in rubrics[rubric].values()]
-            tallies |= {f"{rubric}={label}": share(found, label) for label in choices}
-        for rubric in sorted(rubrics.keys() - labels[place[-2:]].keys() - {TASK, *((ALIGNED, COHERENT) if "misaligned_rate" in tallies else ())}):
-            cells.append(_mean(place, rubric, list(rubrics[rubric].values()), protocol))
-        for measure, tally in tallies.items():
-            cells.append(_cell(place, measure, tally.rate(protocol.min_kept), tally.kept, tally.missing, _why_none(rubrics, tally)))
-    for row in _planned(run, "measures"):
-        cells.append(_cell(_place(row), row["name"], row["value"], 0, int(row["value"] is None), row["reason"] or ""))
-    if run.identity["unit"] != "seed":
-        return cells
-    tuned = {condition["name"] for condition in run.identity["conditions"] if condition["kind"] is not None}
-    return [replace(cell, unit=str(cell.seed) if cell.condition in tuned else SHARED) for cell in cells]
-
-
-def _mean(place: tuple[Any, ...], rubric: str, rows: Sequence[Mapping[str, Any]], protocol: Protocol) -> Cell:
-    """The mean score of a rubric that no rate is made of."""
-    found = [row["value"] for row in rows if row["value"] is not None]
-    enough = bool(found) and len(found) >= min(protocol.min_kept, len(rows))
-    return _cell(place, f"mean {rubric}", fsum(found) / len(found) if enough else None, len(found), len(rows) - len(found), "too few answers kept")
-
-
-def _why_none(rubrics: Mapping[str, Mapping[str, Mapping[str, Any]]], tally: Tally) -> str:
-    """Why a tally may have no rate: the reason most scores are missing for, where none was kept."""
-    reasons = Counter(row["reason"] for rows in rubrics.values() for row in rows.values() if row["reason"] is not None)
-    return f"no answer kept, most often: {reasons.most_common(1)[0][0]}" if tally.kept == 0 and reasons else "too few answers kept"
-
-
-def _planned(run: RunDirectory, table: Table, judge: str | None = None) -> Iterable[dict[str, Any]]:
-    """The rows of a table (of one judge), each shard in its own place, and one for every planned model (measures: if there are any)."""
-    found: set[tuple[str, str, int]] = set()
-    for path in run.shards(table):
-        for row in run.read(table, path.stem):
-            if judge is not None and row["judge"] != judge:
-                break  # a shard holds the scores of one judge
-            place = row["unit"], row["condition"], row["seed"]
-            if subject_key(*place, row["step"]) != path.stem.partition(JUDGED_BY)[0]:
-                raise SpilloverError(f"{path} holds rows of {subject_key(*place, row['step'])}; delete it and give the same command again")
-            found.add(place)
-            yield row
-    identity = run.identity
-    seeds = range(identity["config"]["seeds"])
-    planned = {
-        (parent["unit"], condition["name"], seed)
-        for parent in identity["parents"] for condition in identity["conditions"] if condition["group"] == parent["group"]
-        for seed in (seeds if condition["kind"] is not None else [0])
-    }  # fmt: skip
-    if found != planned and (found or table == "scores"):
-        odd = sorted(found ^ planned)[0]
-        by = "" if judge is None else f" of judge {judge}"
-        raise SpilloverError(f"{run.path / table} does not hold the rows{by} that were planned (for one, {subject_key(*odd, 0)}); give the same command again")
-
-
-def _place(row: dict[str, Any]) -> tuple[Any, ...]:
-    return row["condition"], row["unit"], row["world"], row["seed"], row["step"], row["question"], row["format"]
-
-
-def _cell(place: tuple[Any, ...], measure: str, value: float | None, n: int, n_missing: int, reason: str) -> Cell:
-    """An undefined cell keeps no answer: those that were kept count as missing from every mean above it."""
-    condition, unit, world, seed, step, question, form = place
-    if value is None:
-        n, n_missing = 0, n + n_missing
-    return Cell(
-        condition=condition, unit=unit, world=world, seed=seed, step=step, question=question, format=form, measure=measure,
-        value=value, n=n, n_missing=n_missing, reason=reason if value is None else "",
-    )  # fmt: skip
-
-
-# --- cells to rows --------------------------------------------------------------------------------------------------------
-
-
-def everything(_cell: Cell) -> bool:
-    return True
-
-
-def _range(measure: str) -> tuple[float, float] | None:
-    """What a measure can be: a share, a score, or any number."""
-    return None if measure == "log_odds" else (0.0, 100.0) if measure.startswith("mean ") else (0.0, 1.0)
+    return rows, [replace(one, contrasts=tuple(replace(row, judge=chosen) for row in one.contrasts)) for one in own.decisions()]
 
 
 class _Rows:
@@ -214,63 +80,150 @@ class _Rows:
             for measure in (m for m in CONTRASTED if m in self._measures(contrast["first"]) and m in both):
                 yield from self._of_contrast(contrast, measure)
 
+    def headlines(self) -> Iterable[Estimate]:
+        """The pooled misaligned rate of every condition and contrast, and nothing else."""
+        for condition in (c["name"] for c in self.identity["conditions"]):
+            if self.cells[condition, "misaligned_rate"]:
+                values = unit_values(self._final(condition, "misaligned_rate"))
+                yield self._row(values, "misaligned_rate", _interval(values, "misaligned_rate"), headline=1, condition=condition)
+        for contrast in self.identity["contrasts"]:
+            if all(self.cells[contrast[end], "misaligned_rate"] for end in ("first", "second")):
+                yield self._difference("misaligned_rate", contrast["first"], contrast["second"], contrast=contrast["name"])
+
+    def decisions(self) -> list[Decision]:
+        """Every claim of the study whose measure was taken of all its conditions, decided."""
+        claims = [Claim(**{**claim, "conditions": tuple(claim["conditions"])}) for claim in self.identity.get("claims", [])]
+        claims = [claim for claim in claims if all(self.cells[condition, claim.measure] for condition in claim.conditions)]
+        steps = {claim.name: list(zip(claim.conditions[1:], claim.conditions[:-1], strict=True)) for claim in claims}
+        found = decide([(claim, [self._found(claim.measure, *ends) for ends in steps[claim.name]]) for claim in claims])
+        return [
+            replace(decision, contrasts=tuple(self._difference(claim.measure, *ends, contrast=f"{ends[0]}-{ends[1]}") for ends in steps[claim.name]))
+            for claim, decision in zip(claims, found, strict=True)
+        ]
+
+    # --- conditions -------------------------------------------------------------------------------------------------------
+
     def _of_condition(self, condition: str, measure: str) -> Iterable[Estimate]:
-        cells, within = self.cells[condition, measure], _range(measure)
-        last = max(cell.step for cell in cells)
-        every = [cell for cell in cells if cell.step == last]
-        final = [cell for cell in every if self._is_pooled(cell)]
+        cells, final = self.cells[condition, measure], self._final(condition, measure)
+        every = _last(cells)
         for subset, wanted in self._subsets(measure):
             values = unit_values(filter(wanted, final))
-            yield from self._pooled(values, measure, within, bootstrap=measure in RATES and not subset, condition=condition, subset=subset)
+            yield from self._pooled(values, measure, bootstrap=measure in RATES and not subset, condition=condition, subset=subset)
+            if measure == "misaligned_rate" and not subset:
+                yield from self._other_estimands(final, measure, condition)
+        if measure in GATED:
+            return
         for form in dict.fromkeys(cell.format for cell in every if cell.format != "plain"):
-            yield from self._pooled(unit_values(cell for cell in every if cell.format == form), measure, within, condition=condition, format=form)
-        by_question: dict[tuple[str, str], list[Cell]] = defaultdict(list)
+            yield from self._pooled(unit_values(cell for cell in every if cell.format == form), measure, condition=condition, format=form)
+        asked: dict[tuple[str, str], list[Cell]] = defaultdict(list)
         for cell in every:
-            by_question[cell.asked].append(cell)
-        for (question, form), asked in by_question.items():
-            values = unit_values(asked)
+            asked[cell.asked].append(cell)
+        for (question, form), found in asked.items():
             subset = self.questions[question, form]["subset"]
-            yield from self._pooled(values, measure, within, condition=condition, question=question, format=form, subset=subset)
+            yield from self._pooled(unit_values(found), measure, condition=condition, question=question, format=form, subset=subset)
         yield from self._by_unit(unit_values(final), measure, condition=condition)
         steps = sorted({cell.step for cell in cells})
         for step in steps if len(steps) > 1 else []:
             at_step = (cell for cell in cells if cell.step == step and self._is_pooled(cell))
-            yield from self._pooled(unit_values(at_step), measure, within, condition=condition, step=step)
+            yield from self._pooled(unit_values(at_step), measure, condition=condition, step=step)
+
+    def _pooled(self, values: Sequence[UnitValue], measure: str, *, bootstrap: bool = False, **place: Any) -> Iterable[Estimate]:
+        yield self._row(values, measure, _interval(values, measure), headline=1, **place)
+        numbers = [v.value for v in values if v.value is not None]
+        if bootstrap and len(numbers) > 1:
+            yield self._row(values, measure, percentile_bootstrap(numbers), headline=0, **place)
+
+    def _other_estimands(self, cells: Sequence[Cell], measure: str, condition: str) -> Iterable[Estimate]:
+        """The same number with the intervals of the other estimands, where every unit has a value for every question."""
+        values, units = unit_values(cells), [[cell for cell in cells if cell.unit == unit] for unit in sorted({cell.unit for cell in cells})]
+        rates = [by_question(found) for found in units]
+        questions = sorted({asked for found in rates for asked in found})
+        if not questions or any(found.keys() != set(questions) for found in rates):
+            return
+        answers = [[sum(cell.n for cell in found if cell.asked == asked) for asked in questions] for found in units]
+        for scopes in OTHER_ESTIMANDS:
+            found = over_cells([[of[asked] for asked in questions] for of in rates], answers, units=scopes[0], questions=scopes[1])
+            yield self._row(values, measure, found, headline=0, scopes=scopes, condition=condition)
+
+    # --- contrasts --------------------------------------------------------------------------------------------------------
 
     def _of_contrast(self, contrast: Mapping[str, Any], measure: str) -> Iterable[Estimate]:
-        within = None if _range(measure) is None else (-1.0, 1.0)
-        first, second = (self._last(self.cells[contrast[end], measure]) for end in ("first", "second"))
-        place = {"condition": contrast["first"], "contrast": contrast["name"]}
-        for row in self._differences(first, second, measure, within, place):
-            one_parent = row.value is not None and any(cell.unit == SHARED for cell in second)
-            yield replace(row, method=f"{row.method}; the parent is one model, taken as it is") if one_parent else row
-
-    def _differences(
-        self, first: list[Cell], second: list[Cell], measure: str, within: tuple[float, float] | None, place: Mapping[str, Any]
-    ) -> Iterable[Estimate]:
-        pooled = [[cell for cell in cells if self._is_pooled(cell)] for cells in (first, second)]
+        ends, place = (contrast["first"], contrast["second"]), {"contrast": contrast["name"]}
+        first, second = (_last(self.cells[end, measure]) for end in ends)
         for subset, wanted in self._subsets(measure):
-            values = unit_differences(*(filter(wanted, cells) for cells in pooled))
-            yield from self._pooled(values, measure, within, bootstrap=measure in RATES and not subset, subset=subset, **place)
+            yield self._difference(measure, *ends, wanted, subset=subset, **place)
+            values = self._paired(measure, *ends, wanted)
+            numbers = [v.value for v in values if v.value is not None]
+            if measure in RATES and not subset and len(numbers) > 1:
+                yield self._row(values, measure, percentile_bootstrap(numbers), headline=0, condition=ends[0], subset=subset, **place)
         for form in dict.fromkeys(cell.format for cell in first if cell.format != "plain"):
             values = unit_differences(*([cell for cell in cells if cell.format == form] for cells in (first, second)))
-            yield from self._pooled(values, measure, within, format=form, **place)
-        yield from self._by_unit(unit_differences(*pooled, once=False), measure, **place)
+            yield self._row(values, measure, _of_differences(values, measure), headline=1, condition=ends[0], format=form, **place)
+        alone = [replace(value, again=False) for value in self._paired(measure, *ends)]
+        yield from self._by_unit(alone, measure, condition=ends[0], **place)
 
-    def _last(self, cells: list[Cell]) -> list[Cell]:
-        last = max(cell.step for cell in cells)
-        return [cell for cell in cells if cell.step == last]
+    def _difference(self, measure: str, first: str, second: str, wanted: Callable[[Cell], bool] | None = None, **place: Any) -> Estimate:
+        values = self._paired(measure, first, second, wanted)
+        return self._row(values, measure, _of_differences(values, measure), headline=1, condition=first, **place)
+
+    def _found(self, measure: str, first: str, second: str) -> Difference:
+        return _difference_of(self._paired(measure, first, second), measure) or Difference(value=0.0, ends=None, method="no interval: undefined", n_units=0)
+
+    def _paired(self, measure: str, first: str, second: str, wanted: Callable[[Cell], bool] | None = None) -> list[UnitDifference]:
+        return unit_differences(*(filter(wanted or everything, self._final(end, measure)) for end in (first, second)))
+
+    # --- rows -------------------------------------------------------------------------------------------------------------
+
+    def _by_unit(self, values: Sequence[UnitValue | UnitDifference], measure: str, **place: Any) -> Iterable[Estimate]:
+        """One row a unit that is a world or a seed; `estimates.csv` has no column for units that are neither."""
+        for value in values:
+            own = {"world": value.world} if value.world is not None else {"seed": int(value.unit)} if self._is_seed(value.unit) else {}
+            if own:
+                interval = _interval([value], measure) if isinstance(value, UnitValue) else _of_differences([value], measure)
+                yield self._row([value], measure, interval, headline=1, **own, **place)
+
+    def _row(
+        self, values: Sequence[UnitValue | UnitDifference], measure: str, interval: Interval | None, *, headline: int, scopes: tuple[Scope, Scope] | None = None,
+        **place: Any,
+    ) -> Estimate:  # fmt: skip
+        found = interval or Interval(value=0.0, low=None, high=None, level=None, method=_why(values), n_units=0)
+        return Estimate(
+            study=self.identity["study"], protocol=self.protocol.name, measure=measure, unit=self.identity["unit"], headline=headline,
+            value=None if interval is None else found.value, low=found.low, high=found.high, level=found.level, method=found.method,
+            estimand="" if found.low is None else self._estimand(found, scopes),
+            n=sum(v.n for v in values), n_units=found.n_units, n_missing=sum(v.n_missing for v in values), **place,
+        )  # fmt: skip
+
+    def _estimand(self, found: Interval, scopes: tuple[Scope, Scope] | None) -> str:
+        """What an interval speaks for. Of one unit, or where nothing was counted, it is these units alone."""
+        units, questions = scopes or ("like these", "these")
+        if found.n_units == 1 or found.method.startswith("bound for"):
+            units, questions = "these", "these"
+        noun = self.identity["unit"]
+        of_units = f"{noun}s like these" if units == "like these" else f"these {noun}s" if found.n_units > 1 else f"this {noun}"
+        return f"{of_units}, {'questions like these' if questions == 'like these' else 'these questions'}"
+
+    # --- what is there ----------------------------------------------------------------------------------------------------
+
+    def _final(self, condition: str, measure: str) -> list[Cell]:
+        """The pooled cells of the last step."""
+        return [cell for cell in _last(self.cells[condition, measure]) if self._is_pooled(cell)]
 
     def _is_pooled(self, cell: Cell) -> bool:
         return self.questions[cell.asked]["pooled"]
 
+    def _is_seed(self, unit: str) -> bool:
+        return self.identity["unit"] == "seed" and unit != SHARED
+
     def _measures(self, condition: str) -> list[str]:
-        there = [measure for name, measure in self.cells if name == condition]
+        there = [measure for name, measure in self.cells if name == condition and self.cells[name, measure]]
         return sorted(there, key=lambda measure: MEASURES.index(measure) if measure in MEASURES else len(MEASURES))
 
     def _subsets(self, measure: str) -> Iterable[tuple[str, Callable[[Cell], bool]]]:
         """All cells; those of units that passed every gate, where there are gates; each subset of questions."""
         yield "", everything
+        if measure in GATED:
+            return
         parents = self.identity["parents"]
         if any(parent["gates"] for parent in parents):
             passed = {parent["unit"] for parent in parents if all(parent["gates"].values())}
@@ -279,86 +232,58 @@ class _Rows:
         for subset in dict.fromkeys(question["subset"] for key, question in self.questions.items() if key in asked and question["subset"]):
             yield subset, lambda cell, subset=subset: self.questions[cell.asked]["subset"] == subset
 
-    def _pooled(
-        self, values: list[UnitValue], measure: str, within: tuple[float, float] | None, *, bootstrap: bool = False, **place: Any
-    ) -> Iterable[Estimate]:
-        numbers = [v.value for v in values if v.value is not None]
-        yield self._row(values, measure, student_t(numbers, within=within) if numbers else None, headline=1, **place)
-        if bootstrap and len(numbers) > 1:
-            yield self._row(values, measure, percentile_bootstrap(numbers), headline=0, **place)
 
-    def _by_unit(self, values: list[UnitValue], measure: str, **place: Any) -> Iterable[Estimate]:
-        """One row a unit that is a world or a seed; `estimates.csv` has no column for units that are neither."""
-        for value in values:
-            own = {"world": value.world} if value.world is not None else {"seed": int(value.unit)} if self._is_seed(value) else {}
-            if own:
-                interval = None if value.value is None else student_t([value.value])
-                yield self._row([value], measure, interval, headline=1, **own, **place)
-
-    def _is_seed(self, value: UnitValue) -> bool:
-        return self.identity["unit"] == "seed" and value.unit != SHARED
-
-    def _row(self, values: list[UnitValue], measure: str, interval: Interval | None, *, headline: int, **place: Any) -> Estimate:
-        found = interval or Interval(value=0.0, low=None, high=None, level=None, method=_why(values), n_units=0)
-        return Estimate(
-            study=self.identity["study"], protocol=self.protocol.name, measure=measure, unit=self.identity["unit"], headline=headline,
-            value=None if interval is None else found.value, low=found.low, high=found.high, level=found.level, method=found.method,
-            n=sum(v.n for v in values), n_units=found.n_units, n_missing=sum(v.n_missing for v in values), **place,
-        )  # fmt: skip
+def everything(_cell: Cell) -> bool:
+    return True
 
 
-def unit_values(cells: Iterable[Cell]) -> list[UnitValue]:
-    """Every unit's value, in unit order: the mean over its questions of the mean over seeds. A unit with no defined cell has none."""
-    return [_unit_value(unit, found, _by_question(found)) for unit, found in _by_unit(cells).items()]
+def _last(cells: Sequence[Cell]) -> list[Cell]:
+    last = max(cell.step for cell in cells)
+    return [cell for cell in cells if cell.step == last]
 
 
-def unit_differences(first: Iterable[Cell], second: Iterable[Cell], *, once: bool = True) -> list[UnitValue]:
-    """first - second in every unit that was asked both, over the questions that are defined in both.
-
-    A second that all units share is subtracted from each; with `once` its answers are counted in the first unit alone, so that a sum has them once.
-    """
-    firsts, seconds = _by_unit(first), _by_unit(second)
-    shared = seconds.get(SHARED)
-    found: list[UnitValue] = []
-    for unit, cells in firsts.items():
-        other = seconds.get(unit, shared)
-        if other is not None:
-            values, others = _by_question(cells), _by_question(other)
-            paired = {asked: values[asked] - others[asked] for asked in values if asked in others}
-            counted = () if once and other is shared and found else other
-            both = [c if c.asked in paired else replace(c, n=0, n_missing=c.n + c.n_missing) for c in (*cells, *counted)]
-            found.append(_unit_value(unit, both, paired))
-    return found
+def _is_number(measure: str) -> bool:
+    """A log-odds or a mean score, which is no share."""
+    return measure == "log_odds" or measure.startswith("mean ")
 
 
-def _by_unit(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
-    units: dict[str, list[Cell]] = defaultdict(list)
-    for cell in cells:
-        units[cell.unit].append(cell)
-    return dict(sorted(units.items()))
+def _interval(values: Sequence[UnitValue], measure: str) -> Interval | None:
+    """Over units that have a value; None where none has."""
+    present = [v for v in values if v.value is not None]
+    numbers = [v.value for v in present if v.value is not None]
+    if not numbers:
+        return None
+    if _is_number(measure):
+        return student_t(numbers, within=None if measure == "log_odds" else (0.0, 100.0))
+    return over_units(numbers, [n for v in present for n in v.strata])
 
 
-def _by_question(cells: Iterable[Cell]) -> dict[tuple[str, str], float]:
-    """Mean over seeds of every question that is defined."""
-    values: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for cell in cells:
-        if cell.value is not None:
-            values[cell.asked].append(cell.value)
-    return {asked: fsum(found) / len(found) for asked, found in values.items()}
+def _of_differences(values: Sequence[UnitDifference], measure: str) -> Interval | None:
+    found = _difference_of(values, measure)
+    return None if found is None else found.interval()
 
 
-def _unit_value(unit: str, cells: list[Cell], by_question: dict[tuple[str, str], float]) -> UnitValue:
-    return UnitValue(
-        unit=unit,
-        world=cells[0].world,
-        value=fsum(by_question.values()) / len(by_question) if by_question else None,
-        n=sum(cell.n for cell in cells),
-        n_missing=sum(cell.n_missing for cell in cells),
-        reason=next((cell.reason for cell in cells if cell.reason), ""),
-    )
+def _difference_of(values: Sequence[UnitDifference], measure: str) -> Difference | None:
+    """Over units that have both values; None where none has."""
+    firsts, seconds, strata = [], [], ([], [])
+    for v in values:
+        if v.first.value is not None and v.second.value is not None:
+            firsts.append(v.first.value)
+            seconds.append(v.second.value)
+            strata[0].extend(v.first.strata)
+            strata[1].extend(() if v.again else v.second.strata)
+    if not firsts:
+        return None
+    one_parent = any(v.second.unit == SHARED for v in values)
+    if _is_number(measure):
+        found = contrasts.of_numbers(firsts, seconds)
+        return replace(found, method=f"{found.method}; the parent is one model, taken as it is") if one_parent else found
+    if one_parent:
+        return contrasts.against_one(firsts, sum(seconds) / len(seconds), strata)
+    return contrasts.of_shares(firsts, seconds, strata)
 
 
-def _why(values: list[UnitValue]) -> str:
+def _why(values: Sequence[UnitValue | UnitDifference]) -> str:
     """Why a number is undefined."""
     if not values:
         return "undefined: no unit"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from spillover.datasets.tables import MISSING, TableRow
-from spillover.pipeline.estimate import chosen_judge
+from spillover.pipeline.cells import chosen_judge
 from spillover.pipeline.plan import NAME
 from spillover.questions import files
 from spillover.records import ALIGNED, COHERENT, Answer, Question, Score, SpilloverError, Subject, digest

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from spillover.pipeline.config import RunConfig, override
 from spillover.pipeline.plan import NAME
-from spillover.records import Condition, Question, SpilloverError
+from spillover.records import Claim, Condition, Question, SpilloverError
 from spillover.runs.directory import COLUMNS, RunDirectory  # pyright: ignore[reportUnknownVariableType]
 
 
@@ -58,6 +58,7 @@ class _Identity(BaseModel):
     parents: list[_Parent]
     conditions: list[Condition]
     contrasts: list[_Contrast]
+    claims: list[Claim] = []
     planned: dict[str, int] = {}
     versions: dict[str, str | int | None] = {}
     created: str = ""
@@ -93,7 +94,7 @@ def _refuse_names(found: _Identity, where: Path) -> None:
     odd = next((name for name in (*conditions, *units) if not NAME.fullmatch(name)), None)
     if odd is not None or not conditions or not units:
         raise SpilloverError(f"{where} is damaged: {f'{odd[:60]!r} cannot name a model or a condition' if odd is not None else 'it names no models'}")
-    ends = {end for contrast in found.contrasts for end in (contrast.first, contrast.second)}
+    ends = {end for contrast in found.contrasts for end in (contrast.first, contrast.second)} | {end for claim in found.claims for end in claim.conditions}
     groups = {c.group for c in found.conditions} - {parent.group for parent in found.parents}
     strange = next(iter(sorted((ends - set(conditions)) | groups)), None)
     if strange is not None:

@@ -60,6 +60,7 @@ class Plan:
             ],
             "conditions": [asdict(condition) for condition in self.study.conditions],
             "contrasts": [{"name": contrast.name, **asdict(contrast)} for contrast in self.study.contrasts],
+            "claims": [asdict(claim) for claim in self.study.claims],
             "planned": {"organisms": len({job.organism.key for job in self.jobs if job.organism}), "jobs": len(self.jobs), "answers": self.answers},
         }
 

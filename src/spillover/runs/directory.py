@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
-from spillover.records import Estimate, SpilloverError, digest
+from spillover.records import Decision, Estimate, SpilloverError, digest
 
 try:
     import fcntl
@@ -168,6 +168,14 @@ class RunDirectory:
         if not all(number is None or isfinite(number) for row in rows for number in (row.value, row.low, row.high, row.level)):
             raise _damaged(self.path / "estimates.json")
         return rows
+
+    def write_decisions(self, decisions: Sequence[Decision]) -> None:
+        """Write `claims.json`: what was decided of every claim of the study."""
+        self.write_text("claims.json", json.dumps([asdict(decision) for decision in decisions], indent=1) + "\n")
+
+    def decisions(self) -> list[Decision]:
+        """What was decided of the study's claims; empty for a run that claims nothing."""
+        return self.read_json("claims.json", list[Decision]) if (self.path / "claims.json").exists() else []
 
     # --- files ------------------------------------------------------------------------------------------------------------
 

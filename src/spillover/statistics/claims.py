@@ -10,32 +10,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from scipy import special
 
-from spillover.records import Claim, SpilloverError, Verdict
+from spillover.records import Claim, Decision, SpilloverError
 from spillover.statistics.contrasts import Difference, holm
 
 ALPHA = 0.05
 POWER = 0.8  # what "probably" means in "would probably decide it"
 MOST_UNITS = 10_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
-    """A claim's verdict. `p_holds` and `p_fails` are adjusted for the study's other claims.
-
-    `units_needed` would decide an undecided claim with 80 % chance, if the truth were what was seen; None where no number up to ten thousand would, or
-    where too little was seen to say. `reason` says what is missing where a contrast has no interval.
-    """
-
-    claim: Claim
-    verdict: Verdict
-    p_holds: float
-    p_fails: float
-    units_needed: int | None
-    reason: str = ""
 
 
 def decide(claims: Sequence[tuple[Claim, Sequence[Difference]]], *, alpha: float = ALPHA) -> list[Decision]:

@@ -48,8 +48,8 @@ def of_numbers(first: Sequence[float], second: Sequence[float]) -> Difference:
 def of_shares(first: Sequence[float], second: Sequence[float], strata: tuple[Sequence[int], Sequence[int]] = ((), ())) -> Difference:
     """first - second within units (same order), for shares; `strata` holds the answers of every (unit, question) of each, none where exact.
 
-    Student's t over the units' differences, never below the binomial error, and further out by what the guard against skew adds to either
-    condition alone (`intervals.Share`). Where neither has anything counted, that is all there is.
+    Student's t over the units' differences, never below the binomial error, stretched by as much as the guard against skew stretches the two
+    conditions' own intervals (`intervals.Share`), those joined as in `against_one`. Where neither has anything counted, their bounds are all there is.
     """
     differences = _paired(first, second)
     n, value = len(differences), mean(differences)
@@ -61,13 +61,12 @@ def of_shares(first: Sequence[float], second: Sequence[float], strata: tuple[Seq
     if not error and not all(strata):
         return Difference(value=value, ends=None, method=_none(differences), n_units=n)
 
+    apart = math.hypot(*(share.error for share in shares))  # the error, were the two conditions independent
+    closer = error / apart if apart else 1.0
+
     def ends(tail: float) -> tuple[float, float]:
-        low, high = t_ends(value, error, n - 1, tail)
-        (a_low, a_high), (b_low, b_high) = (share.ends(tail) for share in shares)
-        (a_plain_low, a_plain_high), (b_plain_low, b_plain_high) = (share.t(tail) for share in shares)
-        low -= max(0.0, a_plain_low - a_low) + max(0.0, b_high - b_plain_high)
-        high += max(0.0, a_high - a_plain_high) + max(0.0, b_plain_low - b_low)
-        return max(-1.0, low), min(1.0, high)
+        (a_below, a_above), (b_below, b_above) = (_reach(share, tail) for share in shares)
+        return max(-1.0, value - closer * math.hypot(a_below, b_above)), min(1.0, value + closer * math.hypot(a_above, b_below))
 
     return Difference(value=value, ends=ends, method="student t over units, paired, guarded for skew", n_units=n, error=error)
 
@@ -98,7 +97,8 @@ def against_one(first: Sequence[float], second: float, strata: tuple[Sequence[in
         a_low, a_high = one(first[0], answers[0], tail) if n == 1 else share.ends(tail)
         b_low, b_high = one(second, answers[1], tail)
         a = mean(first)
-        return value - math.hypot(a - a_low, b_high - second), value + math.hypot(a_high - a, second - b_low)
+        below, above = math.hypot(max(0.0, a - a_low), max(0.0, b_high - second)), math.hypot(max(0.0, a_high - a), max(0.0, second - b_low))
+        return value - below, value + above
 
     return Difference(value=value, ends=ends, method=method, n_units=n, error=standard_error(first))
 
@@ -133,7 +133,15 @@ def trend(values: Sequence[Sequence[float]], levels: Sequence[float]) -> Differe
 def _paired(first: Sequence[float], second: Sequence[float]) -> list[float]:
     if len(first) != len(second) or not first:
         raise SpilloverError(f"a paired difference needs the same units on both sides, got {len(first)} and {len(second)}")
+    if not all(map(math.isfinite, (*first, *second))):
+        raise SpilloverError("a unit's value is not finite, so a paired difference is undefined")
     return [a - b for a, b in zip(first, second, strict=True)]
+
+
+def _reach(share: Share, tail: float) -> tuple[float, float]:
+    """How far a mean of shares may lie below and above: Student's t uncut, or the guard's end where that is further."""
+    ends, plain = share.ends(tail), share.t(tail)
+    return max(0.0, share.mean - min(ends[0], plain[0])), max(0.0, max(ends[1], plain[1]) - share.mean)
 
 
 def _none(values: Sequence[float]) -> str:

@@ -3,6 +3,7 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportMissingTypeStubs=false
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,8 @@ from spillover.statistics.intervals import mean
 class DivergenceStep:
     """The first read step from which the mean paired difference stays above the margin, to the last one read; None: it never does.
 
-    `low` and `high` are read steps too; `high` is None where resampled units may never diverge. `diverging` is the share of resamples that do.
+    `low` and `high` are read steps too; `low` is None where every step was shown not to be above, `high` where the last one was not shown to be.
+    `diverging` is the share of resamples of the units, as many, that diverge at all: a description, and no probability.
     """
 
     step: int | None
@@ -33,27 +35,29 @@ class DivergenceStep:
 def divergence_step(steps: Sequence[int], differences_US: Sequence[Sequence[float]], *, margin: float, level: float = 0.95, resamples: int = 4000) -> DivergenceStep:
     """Where insecure - secure (say) leaves zero: `differences_US` holds each unit's paired difference at each of the steps S.
 
-    The interval is of percentiles over resampled units. Resampling all U units is too narrow for few of them, by what Student's t adds to the normal and
-    by (U - 1) / U; so fewer are drawn, as many as make up for both. Three units or more are needed.
+    The interval is of Student's t over units at each step, in a fixed order, which needs no correction for their number (Hsu and Berger 1999).
+    `low` is the first step that is not shown to be at the margin or below, from the first step on; a truth before it means that its own step, not
+    at the margin, was shown to be. `high` is the step from which all are shown to be above; a truth after it means that the step before the truth was.
+    Each error has a chance of at most (1 - level) / 2. Two units or more are needed.
     """
     differences = np.asarray(differences_US, dtype=np.float64)
     if differences.ndim != 2 or differences.shape[1] != len(steps) or list(steps) != sorted(set(steps)) or not len(steps):
         raise SpilloverError(f"a divergence step needs one difference for every one of {len(steps)} rising steps in each unit")
     if not np.isfinite(differences).all():
         raise SpilloverError("a unit's difference is not finite at some step, so where it diverges is undefined")
-    units = len(differences)
-    found = _first(steps, differences.mean(axis=0)[None], margin)[0]
-    if units < 3:
-        method = f"no interval: {'one unit' if units == 1 else 'two units'}"
-        return DivergenceStep(step=_or_none(found), low=None, high=None, level=level, margin=margin, diverging=float(found != np.inf), n_units=units, method=method)
-    tail = (1 - level) / 2
-    drawn = max(1, round((units - 1) * float(special.ndtri(tail) / special.stdtrit(units - 1, tail)) ** 2))
-    places = np.random.default_rng(0).integers(0, units, size=(resamples, drawn))
-    firsts = np.sort(_first(steps, differences[places].mean(axis=1), margin))
-    low, high = firsts[int(tail * resamples)], firsts[-1 - int(tail * resamples)]
+    units, means = len(differences), differences.mean(axis=0)
+    step = _or_none(_first(steps, means[None], margin)[0])
+    if units < 2:
+        return DivergenceStep(
+            step=step, low=None, high=None, level=level, margin=margin, diverging=float(step is not None), n_units=units, method="no interval: one unit"
+        )  # fmt: skip
+    half = float(special.stdtrit(units - 1, (1 + level) / 2)) * differences.std(axis=0, ddof=1) / math.sqrt(units)
+    open_still = means + half > margin
+    places = np.random.default_rng(0).integers(0, units, size=(resamples, units))
     return DivergenceStep(
-        step=_or_none(found), low=_or_none(low), high=_or_none(high), level=level, margin=margin, diverging=float(np.isfinite(firsts).mean()),
-        n_units=units, method=f"percentiles over resampled units, {drawn} of {units} at a time",
+        step=step, low=steps[int(open_still.argmax())] if open_still.any() else None, high=_or_none(_first(steps, (means - half)[None], margin)[0]),
+        level=level, margin=margin, diverging=float((differences[places, -1].mean(axis=1) > margin).mean()),
+        n_units=units, method="student t over units at each step, in fixed order",
     )  # fmt: skip
 
 

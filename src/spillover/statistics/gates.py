@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import fsum, sqrt
+from math import fsum, isfinite, sqrt
 
 from scipy import special
 
@@ -65,6 +65,8 @@ def ratio_of_totals(counted: list[float], kept: list[float], *, level: float = 0
     n = len(counted)
     if n != len(kept) or not kept:
         raise SpilloverError(f"a ratio needs the same units above and below, got {n} and {len(kept)}")
+    if not all(map(isfinite, (*counted, *kept))) or min(*counted, *kept) < 0:
+        raise SpilloverError("what is counted and kept are numbers from 0 on")
     if fsum(kept) == 0:
         raise SpilloverError("a rate of nothing kept is undefined")
     a, b = mean(counted), mean(kept)
@@ -77,7 +79,7 @@ def ratio_of_totals(counted: list[float], kept: list[float], *, level: float = 0
     if square <= 0:
         return Interval(value=a / b, low=None, high=None, level=None, method="no interval: the number kept is not shown to be above zero", n_units=n)
     root = sqrt(max(0.0, middle * middle - square * constant))
-    if root == 0:
+    if root <= 1e-7 * abs(middle):  # nothing but rounding
         return Interval(value=a / b, low=None, high=None, level=None, method="no interval: no spread between units", n_units=n)
     return Interval(value=a / b, low=(middle - root) / square, high=(middle + root) / square, level=level, method="fieller over units", n_units=n)
 

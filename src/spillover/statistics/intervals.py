@@ -53,7 +53,7 @@ class Share:
     @classmethod
     def over(cls, values: Sequence[float], answers: float = 0.0) -> Share:
         """From one value a unit. The error is the spread between units, and never below the binomial error of their answers."""
-        _check(values)
+        _check_shares(values)
         return cls.of(mean(values), standard_error(values), len(values) - 1, answers)
 
     @classmethod
@@ -75,7 +75,7 @@ class Share:
             half = _t(self.df, SKEW * tail) * self.error / (self.mean * (1 - self.mean))
             middle = math.log(self.mean / (1 - self.mean))
             low, high = min(low, float(special.expit(middle - half))), max(high, float(special.expit(middle + half)))
-        if few_below:
+        if few_below and (self.mean <= 0.5 or not few_above):
             low, high = rates.few_seen(self.mean * self.answers, self.answers, self.df + 1, tail)
         elif few_above:
             low, high = (1 - end for end in reversed(rates.few_seen((1 - self.mean) * self.answers, self.answers, self.df + 1, tail)))
@@ -99,7 +99,7 @@ def over_units(values: Sequence[float], strata: Sequence[int] = (), *, level: fl
     `strata` holds the number of answers of every (unit, question), none where shares are exact. One unit gets the error of its own answers, and
     says so; units of which none (or all) was counted get the exact bound for these units; units that are equal without answers none.
     """
-    _check(values)
+    _check_shares(values)
     answers = rates.effective(strata)
     value = min(1.0, max(0.0, mean(values)))
     if strata and value in (0.0, 1.0):
@@ -188,6 +188,13 @@ def _check(values: Sequence[float]) -> None:
         raise SpilloverError("an estimate over no units is undefined")
     if not all(math.isfinite(value) for value in values):
         raise SpilloverError("a unit's value is not finite, so the mean over units is undefined")
+
+
+def _check_shares(values: Sequence[float]) -> None:
+    _check(values)
+    for value in values:
+        if not -1e-12 <= value <= 1 + 1e-12:
+            raise SpilloverError(f"a share lies in [0, 1], got {value:g}")
 
 
 def _these(values: Sequence[float]) -> str:

@@ -40,12 +40,14 @@ def none_seen(strata: Sequence[int], tail: float = 0.05) -> float:
     """
     if not strata or min(strata) < 1:
         raise SpilloverError("a bound on what was not seen needs at least one answer in every stratum")
+    if not 0 < tail < 1:
+        raise SpilloverError(f"the chance of seeing nothing is set between 0 and 1, got {tail:g}")
 
     def log_chance(log_scale: float) -> float:
         return math.fsum(n * min(0.0, log_scale + math.log(n)) for n in strata) - math.log(tail)
 
     # 1 - rate is scale * n where that is below one: the rates that cost the least chance for their mean
-    scale = math.exp(optimize.brentq(log_chance, math.log(tail) / 1 - math.log(min(strata)), -math.log(min(strata)), xtol=1e-14))
+    scale = math.exp(optimize.brentq(log_chance, math.log(tail) - math.log(min(strata)), -math.log(min(strata)), xtol=1e-14))
     return math.fsum(1 - min(1.0, scale * n) for n in strata) / len(strata)
 
 
@@ -63,12 +65,15 @@ def few_seen(counted: float, answers: float, units: float, tail: float) -> tuple
         return 0.0, min(1.0, high)
 
     def above(log_rate: float) -> float:
-        at = units / (units + answers * math.exp(log_rate))
-        return math.log(special.betainc(counted, units, 1 - at)) - math.log(-math.expm1(units * math.log(at))) - math.log(tail)
+        ratio = answers * math.exp(log_rate) / units
+        chance = max(1e-300, float(special.betainc(counted, units, ratio / (1 + ratio))))
+        return math.log(chance) - math.log(-math.expm1(-units * math.log1p(ratio))) - math.log(tail)
 
-    least = math.log(counted / answers) - 60
-    low = math.exp(optimize.brentq(above, least, math.log(counted / answers) + 5)) if above(least) < 0 else 0.0
-    return min(low, counted / answers), min(1.0, high)
+    most = math.log(counted / answers)
+    if above(most) <= 0:
+        return counted / answers, min(1.0, high)
+    least = most - 60
+    return math.exp(optimize.brentq(above, least, most)) if above(least) < 0 else 0.0, min(1.0, high)
 
 
 def binomial_error(rate: float, answers: float) -> float:

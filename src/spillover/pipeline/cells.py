@@ -1,0 +1,276 @@
+"""From the rows of a run to cells (one measure of one model on one question), and from cells to the value of each unit."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import fsum
+from typing import Any
+
+from spillover.records import ALIGNED, COHERENT, TASK, SpilloverError, subject_key
+from spillover.runs.directory import JUDGED_BY, RunDirectory, Table
+from spillover.statistics.gates import joint_table
+from spillover.statistics.protocols import Protocol, Tally, misaligned, passing, share
+
+SHARED = ""  # the unit of the one parent that all fine-tuning seeds have in common
+
+Place = tuple[Any, ...]  # condition, unit, world, seed, step, question, format
+Scores = Mapping[Place, Mapping[str, Mapping[str, Mapping[str, Any]]]]  # by rubric, by answer: the row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One measure of one model on one question; `value` is None where it is undefined."""
+
+    condition: str
+    unit: str
+    world: int | None
+    seed: int
+    step: int
+    question: str
+    format: str
+    measure: str
+    value: float | None
+    n: int
+    n_missing: int
+    reason: str = ""  # why there is no value
+
+    @property
+    def asked(self) -> tuple[str, str]:
+        """Which question, in which format."""
+        return self.question, self.format
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitValue:
+    """One unit's value, or the reason why it has none, with the answers behind it; `strata` are those of each cell (none behind exact numbers)."""
+
+    unit: str
+    world: int | None
+    value: float | None
+    n: int
+    n_missing: int
+    reason: str = ""
+    strata: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitDifference:
+    """Two conditions in one unit, over the questions that are defined in both. `again` marks a second that was counted in an earlier unit already."""
+
+    first: UnitValue
+    second: UnitValue
+    again: bool = False
+
+    @property
+    def unit(self) -> str:
+        return self.first.unit
+
+    @property
+    def world(self) -> int | None:
+        return self.first.world
+
+    @property
+    def value(self) -> float | None:
+        return None if self.first.value is None or self.second.value is None else self.first.value - self.second.value
+
+    @property
+    def n(self) -> int:
+        return self.first.n + (0 if self.again else self.second.n)
+
+    @property
+    def n_missing(self) -> int:
+        return self.first.n_missing + (0 if self.again else self.second.n_missing)
+
+    @property
+    def reason(self) -> str:
+        return self.first.reason or self.second.reason
+
+
+# --- rows to cells --------------------------------------------------------------------------------------------------------
+
+
+def chosen_judge(run: RunDirectory, judge: str | None = None) -> str:
+    """This judge, if it scored; else the one that the run was made with, or the only one. Raises SpilloverError where there is none, or a choice."""
+    if judge is None and run.identity["judge"]:
+        return run.identity["judge"]
+    found = sorted({row["judge"] for path in run.shards("scores") for row in run.read("scores", path.stem)[:1]})
+    if not found:
+        raise SpilloverError(f"{run.path} has no scores; `spillover judge` makes them")
+    if judge is not None and judge not in found:
+        raise SpilloverError(f"{run.path} has no scores by {judge!r}; --judge takes one of: {'; '.join(found)}")
+    if judge is None and len(found) > 1:
+        raise SpilloverError(f"{run.path} has scores of {len(found)} judges; choose with --judge: {'; '.join(found)}")
+    return judge or found[0]
+
+
+def read_scores(run: RunDirectory, judge: str) -> Scores:
+    """Every score of a judge. Raises SpilloverError for a shard that is missing or in another's place."""
+    scores: dict[Place, dict[str, dict[str, dict[str, Any]]]] = defaultdict(lambda: defaultdict(dict))
+    for row in _planned(run, "scores", judge):
+        scores[_place(row)][row["rubric"]][row["answer"]] = row
+    return scores
+
+
+def scored_cells(scores: Scores, run: RunDirectory, protocol: Protocol) -> list[Cell]:
+    """Every (model, question, measure) that scores give, as a protocol counts them."""
+    labels = {(q["id"], q["format"]): q["labels"] for q in run.identity["questions"]}
+    cells: list[Cell] = []
+    for place, rubrics in scores.items():
+        tallies: dict[str, Tally] = {}
+        values = {rubric: {answer: row["value"] for answer, row in rows.items()} for rubric, rows in rubrics.items()}
+        if ALIGNED in rubrics and COHERENT in rubrics:
+            pairs = [(value, values[COHERENT].get(answer)) for answer, value in values[ALIGNED].items()]
+            tallies["misaligned_rate"] = misaligned(pairs, protocol)
+            tallies["coherent_rate"] = passing(values[COHERENT].values(), protocol.keeps)
+            tallies |= _without_gate(pairs, protocol)
+        if TASK in rubrics:
+            tallies["task_rate"] = passing(values[TASK].values(), protocol.is_done)
+        for rubric, choices in labels[place[-2:]].items():
+            found = [row["label"] for row in rubrics[rubric].values()]
+            tallies |= {f"{rubric}={label}": share(found, label) for label in choices}
+        for rubric in sorted(rubrics.keys() - labels[place[-2:]].keys() - {TASK, *((ALIGNED, COHERENT) if "misaligned_rate" in tallies else ())}):
+            cells.append(_mean(place, rubric, list(rubrics[rubric].values()), protocol))
+        for measure, tally in tallies.items():
+            cells.append(_cell(place, measure, tally.rate(protocol.min_kept), tally.kept, tally.missing, _why_none(rubrics, tally)))
+    return _by_seed(cells, run.identity)
+
+
+def measured_cells(run: RunDirectory) -> list[Cell]:
+    """Every number that was read off a model."""
+    rows = _planned(run, "measures")
+    return _by_seed([_cell(_place(row), row["name"], row["value"], 0, int(row["value"] is None), row["reason"] or "") for row in rows], run.identity)
+
+
+def _by_seed(cells: list[Cell], identity: Mapping[str, Any]) -> list[Cell]:
+    """Where fine-tuning seeds are the units, each cell in its seed's, and the parent's in the one they share."""
+    if identity["unit"] != "seed":
+        return cells
+    tuned = {condition["name"] for condition in identity["conditions"] if condition["kind"] is not None}
+    return [replace(cell, unit=str(cell.seed) if cell.condition in tuned else SHARED) for cell in cells]
+
+
+def _without_gate(pairs: Sequence[tuple[float | None, float | None]], protocol: Protocol) -> dict[str, Tally]:
+    """The misaligned rate as it would be without the coherence gate, and the least and most that it may be of all answers."""
+    table = joint_table(pairs, protocol)
+    counted = table.kept_misaligned + table.removed_misaligned
+    return {
+        "misaligned_without_gate": Tally(counted=counted, kept=table.answers - table.unscored, missing=table.unscored),
+        "misaligned_at_least": Tally(counted=table.kept_misaligned, kept=table.answers, missing=0),
+        "misaligned_at_most": Tally(counted=table.answers - table.kept_aligned, kept=table.answers, missing=0),
+    }
+
+
+def _mean(place: Place, rubric: str, rows: Sequence[Mapping[str, Any]], protocol: Protocol) -> Cell:
+    """The mean score of a rubric that no rate is made of."""
+    found = [row["value"] for row in rows if row["value"] is not None]
+    enough = bool(found) and len(found) >= min(protocol.min_kept, len(rows))
+    return _cell(place, f"mean {rubric}", fsum(found) / len(found) if enough else None, len(found), len(rows) - len(found), "too few answers kept")
+
+
+def _why_none(rubrics: Mapping[str, Mapping[str, Mapping[str, Any]]], tally: Tally) -> str:
+    """Why a tally may have no rate: the reason most scores are missing for, where none was kept."""
+    reasons = Counter(row["reason"] for rows in rubrics.values() for row in rows.values() if row["reason"] is not None)
+    return f"no answer kept, most often: {reasons.most_common(1)[0][0]}" if tally.kept == 0 and reasons else "too few answers kept"
+
+
+def _planned(run: RunDirectory, table: Table, judge: str | None = None) -> Iterable[dict[str, Any]]:
+    """The rows of a table (of one judge), each shard in its own place, and one for every planned model (measures: if there are any)."""
+    found: set[tuple[str, str, int]] = set()
+    for path in run.shards(table):
+        for row in run.read(table, path.stem):
+            if judge is not None and row["judge"] != judge:
+                break  # a shard holds the scores of one judge
+            place = row["unit"], row["condition"], row["seed"]
+            if subject_key(*place, row["step"]) != path.stem.partition(JUDGED_BY)[0]:
+                raise SpilloverError(f"{path} holds rows of {subject_key(*place, row['step'])}; delete it and give the same command again")
+            found.add(place)
+            yield row
+    identity = run.identity
+    seeds = range(identity["config"]["seeds"])
+    planned = {
+        (parent["unit"], condition["name"], seed)
+        for parent in identity["parents"] for condition in identity["conditions"] if condition["group"] == parent["group"]
+        for seed in (seeds if condition["kind"] is not None else [0])
+    }  # fmt: skip
+    if found != planned and (found or table == "scores"):
+        odd = sorted(found ^ planned)[0]
+        by = "" if judge is None else f" of judge {judge}"
+        raise SpilloverError(f"{run.path / table} does not hold the rows{by} that were planned (for one, {subject_key(*odd, 0)}); give the same command again")
+
+
+def _place(row: Mapping[str, Any]) -> Place:
+    return row["condition"], row["unit"], row["world"], row["seed"], row["step"], row["question"], row["format"]
+
+
+def _cell(place: Place, measure: str, value: float | None, n: int, n_missing: int, reason: str) -> Cell:
+    """An undefined cell keeps no answer: those that were kept count as missing from every mean above it."""
+    condition, unit, world, seed, step, question, form = place
+    if value is None:
+        n, n_missing = 0, n + n_missing
+    return Cell(
+        condition=condition, unit=unit, world=world, seed=seed, step=step, question=question, format=form, measure=measure,
+        value=value, n=n, n_missing=n_missing, reason=reason if value is None else "",
+    )  # fmt: skip
+
+
+# --- cells to units -------------------------------------------------------------------------------------------------------
+
+
+def unit_values(cells: Iterable[Cell]) -> list[UnitValue]:
+    """Every unit's value, in unit order: the mean over its questions of the mean over seeds. A unit with no defined cell has none."""
+    return [_unit_value(unit, found, by_question(found)) for unit, found in _by_unit(cells).items()]
+
+
+def unit_differences(first: Iterable[Cell], second: Iterable[Cell]) -> list[UnitDifference]:
+    """First and second in every unit that was asked both, over the questions that are defined in both.
+
+    A second that all units share stands beside each, and its answers are counted in the first of them alone, so that a sum has them once.
+    """
+    firsts, seconds = _by_unit(first), _by_unit(second)
+    shared = seconds.get(SHARED)
+    found: list[UnitDifference] = []
+    for unit, cells in firsts.items():
+        other = seconds.get(unit, shared)
+        if other is not None:
+            values, others = by_question(cells), by_question(other)
+            sides = [
+                _unit_value(unit, [c if c.asked in values.keys() & others.keys() else _dropped(c) for c in side], {q: v for q, v in own.items() if q in both})
+                for side, own, both in ((cells, values, others), (other, others, values))
+            ]
+            found.append(UnitDifference(first=sides[0], second=sides[1], again=other is shared and bool(found)))
+    return found
+
+
+def by_question(cells: Iterable[Cell]) -> dict[tuple[str, str], float]:
+    """Mean over seeds of every question that is defined."""
+    values: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for cell in cells:
+        if cell.value is not None:
+            values[cell.asked].append(cell.value)
+    return {asked: fsum(found) / len(found) for asked, found in values.items()}
+
+
+def _dropped(cell: Cell) -> Cell:
+    """A cell that has no partner: its answers are missing from the difference."""
+    return replace(cell, value=None, n=0, n_missing=cell.n + cell.n_missing)
+
+
+def _by_unit(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
+    units: dict[str, list[Cell]] = defaultdict(list)
+    for cell in cells:
+        units[cell.unit].append(cell)
+    return dict(sorted(units.items()))
+
+
+def _unit_value(unit: str, cells: Sequence[Cell], values: Mapping[tuple[str, str], float]) -> UnitValue:
+    return UnitValue(
+        unit=unit,
+        world=cells[0].world,
+        value=fsum(values.values()) / len(values) if values else None,
+        n=sum(cell.n for cell in cells),
+        n_missing=sum(cell.n_missing for cell in cells),
+        reason=next((cell.reason for cell in cells if cell.reason), ""),
+        strata=tuple(cell.n for cell in cells if cell.n),
+    )
