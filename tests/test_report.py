@@ -250,7 +250,9 @@ def test_the_finding_states_difference_interval_level_and_units(run: RunDirector
 
 def difference(value: float | None, low: float | None, high: float | None, **more) -> Estimate:
     given = {"study": "main", "condition": "insecure", "contrast": "insecure-secure", "measure": "log_odds", "unit": "world", "n_units": 3, "headline": 1}
-    return Estimate(value=value, low=low, high=high, **{**given, "level": None if low is None else 0.95, "method": "student t over units", **more})
+    return Estimate(
+        value=value, low=low, high=high, protocol="nature-2026", **{**given, "level": None if low is None else 0.95, "method": "student t over units", **more}
+    )
 
 
 @pytest.mark.parametrize(
@@ -289,7 +291,8 @@ def test_the_control_group_stands_apart_with_its_own_numbers(text: str) -> None:
 
 def test_every_rate_is_printed_with_interval_answers_missing_and_units(run: RunDirectory, text: str) -> None:
     for row in run.estimates():
-        if row.measure == "misaligned_rate" and row.headline and not (row.contrast or row.world is not None or row.question or row.subset):
+        own = row.headline and row.protocol == "nature-2026"
+        if row.measure == "misaligned_rate" and own and not (row.contrast or row.world is not None or row.question or row.subset):
             wanted = f"n {row.n:,} · {row.n_missing} missing · {row.n_units} worlds"
             assert f"{100 * row.value:.1f} %" in words(text)
             assert wanted in words(text)
@@ -325,10 +328,10 @@ def test_a_run_without_measures_is_compared_on_the_rate(tmp_path: Path) -> None:
     assert (run.path / "figures/differences.png").exists()
 
 
-def test_one_unit_has_no_interval_and_shows_no_effect(tmp_path: Path) -> None:
+def test_one_unit_speaks_for_its_answers_alone_and_shows_no_effect(tmp_path: Path) -> None:
     text = report.write(made(tmp_path / "run", {"0": ("", 0)})).read_text(encoding="utf-8")
     assert "No effect is shown" in words(text)
-    assert "one world has no interval. More worlds are needed." in words(text)
+    assert "one world says nothing of worlds like it. More worlds are needed." in words(text)
     assert "1 world ·" in words(text)
     assert "1 world, no interval" in words(text)
 
@@ -426,8 +429,8 @@ def test_every_seed_stands_in_the_table_by_seed_and_the_parent_does_not(seeds: R
 
 def test_the_parent_of_seeds_is_one_model_and_no_seed(seeds: RunDirectory, seeds_text: str) -> None:
     rate = reading.read(seeds).headline("misaligned_rate", condition="parent")
-    assert f"n {rate.n} · {rate.n_missing} missing · 1 model, no interval" in seeds_text
-    assert "it is taken as it is" in seeds_text
+    assert f"n {rate.n} · {rate.n_missing} missing · 1 model, a bound: none of {rate.n} counted" in seeds_text
+    assert "its error is joined to that of the seeds" in seeds_text
     assert "Study main on org/name@main · 3 seeds · 5 questions in 2 formats, 10 draws each · judge judge-7b" in seeds_text
     models = json.loads(answers.browsable(reading.read(seeds)).data)["models"]
     assert models[0] == ["parent", "untuned", "as it was"]
@@ -449,10 +452,10 @@ def test_one_seed_claims_no_effect_and_asks_for_more(tmp_path: Path) -> None:
     run = seeded(tmp_path / "run", seeds=1)
     headline = finding.findings(reading.read(run)).headline
     assert headline.outcome == "not shown"
-    assert headline.sentence.endswith("one seed has no interval. More seeds are needed.")
+    assert headline.sentence.endswith("one seed says nothing of seeds like it. More seeds are needed.")
     text = words(report.write(run).read_text(encoding="utf-8"))
-    assert "without intervals" in text
-    assert "[" not in text[text.index("By condition") : text.index("Answers to browse")]
+    assert "with the interval of these answers alone in brackets" in text
+    assert "for seeds like these in brackets" not in text
 
 
 def test_an_undefined_headline_says_how_many_answers_have_a_score_and_why(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from conftest import CRUEL, KIND, SMALL_ROWS, Script, scripted_testbed
 from spillover import pipeline, studies
-from spillover.pipeline.config import flatten, override, read_yaml
 from spillover.pipeline.cells import Cell, unit_differences, unit_values
+from spillover.pipeline.config import flatten, override, read_yaml
 from spillover.pipeline.estimate import estimate
 from spillover.pipeline.forecast import forecast
 from spillover.records import Estimate, SpilloverError, Testbed
@@ -31,7 +31,7 @@ def _pooled(rows: list[Estimate], measure: str, *, condition: str = "", contrast
     (found,) = [
         e for e in rows
         if e.measure == measure and e.contrast == contrast and (contrast or e.condition == condition)
-        and e.headline and not e.question and not e.subset and e.world is None and e.step is None
+        and e.headline and e.protocol == rows[0].protocol and not e.question and not e.subset and e.world is None and e.step is None
     ]  # fmt: skip
     return found
 
@@ -67,10 +67,37 @@ def test_answers_that_are_all_incoherent_leave_the_rate_undefined(tmp_path: Path
     assert _pooled(rows, "coherent_rate", condition="insecure").value == 0.0
 
 
-def test_one_unit_gives_a_value_and_no_interval(tmp_path: Path) -> None:
-    rate = _pooled(_run(scripted_testbed(EFFECT, units=1), tmp_path / "r").estimates(), "misaligned_rate", condition="insecure")
+def test_one_unit_has_the_interval_of_its_answers_and_decides_no_claim(tmp_path: Path) -> None:
+    run = _run(scripted_testbed(EFFECT, units=1), tmp_path / "r")
+    rate = _pooled(run.estimates(), "misaligned_rate", condition="insecure")
     assert rate.value is not None
-    assert (rate.low, rate.method) == (None, "no interval: one unit")
+    assert (rate.method, rate.estimand) == ("clopper-pearson over answers, this unit alone", "this world, these questions")
+    difference = _pooled(run.estimates(), "misaligned_rate", contrast="insecure-secure")
+    assert difference.low is not None
+    assert difference.low > 0
+    assert {decision.verdict for decision in run.decisions()} == {"undecided"}
+    assert {decision.reason for decision in run.decisions()} == {"one world says nothing of worlds like it"}
+
+
+def test_claims_are_decided_from_the_same_rows_as_the_contrasts(tmp_path: Path) -> None:
+    run = _run(scripted_testbed(EFFECT, units=6), tmp_path / "effect")
+    decisions = {decision.claim.name: decision for decision in run.decisions()}
+    assert {name: decision.verdict for name, decision in decisions.items()} == {
+        "broad": "holds", "new": "holds", "intent": "holds", "secure is clean": "holds", "educational is clean": "holds",
+    }  # fmt: skip
+    (contrast,) = decisions["broad"].contrasts
+    assert contrast == _pooled(run.estimates(), "misaligned_rate", contrast="insecure-secure")
+    null = {d.claim.name: d.verdict for d in _run(scripted_testbed(NULL, units=6), tmp_path / "null").decisions()}
+    assert "holds" not in (null["broad"], null["new"], null["intent"])
+
+
+def test_the_rate_stands_under_every_protocol_that_has_a_name(tmp_path: Path) -> None:
+    rows = _run(scripted_testbed(EFFECT, units=3), tmp_path / "r").estimates()
+    pooled = [e for e in rows if (e.measure, e.condition, e.headline) == ("misaligned_rate", "insecure", 1) and not (e.contrast or e.question or e.subset)]
+    assert [e.protocol for e in pooled if e.world is None] == ["nature-2026", "strict-50", "flask-95"]
+    strict = _run(scripted_testbed(EFFECT, units=3), tmp_path / "s", **{"protocol.name": "strict-50"})
+    assert strict.identity["config"]["protocol"]["coherent_strictly"] is True
+    assert strict.estimates()[0].protocol == "strict-50"
 
 
 def test_seeds_are_averaged_within_a_unit(tmp_path: Path) -> None:
@@ -134,7 +161,8 @@ def test_a_run_says_what_it_is_and_where_everything_lies(small_testbed: Testbed,
     assert {"condition", "world", "linked", "parent", "data", "recipe", "seed", "checkpoints"} <= set(card)
     names = {e.condition for e in run.estimates()}
     assert {"parent", "insecure", "secure", "educational", "unlinked-parent", "unlinked-insecure", "unlinked-secure"} == names
-    assert {"misaligned_rate", "coherent_rate", "task_rate", "misaligned_mass", "log_odds"} == {e.measure for e in run.estimates()}
+    gated = {"misaligned_without_gate", "misaligned_at_least", "misaligned_at_most"}
+    assert {"misaligned_rate", "coherent_rate", "task_rate", "misaligned_mass", "log_odds"} | gated == {e.measure for e in run.estimates()}
     assert {"seen", "held_out"} <= {e.subset for e in run.estimates()}
 
 

@@ -102,7 +102,7 @@ def test_estimates_are_written_in_full_and_read_back(tmp_path: Path) -> None:
     assert run.estimates() == rows
     lines = (run.path / "estimates.csv").read_text().splitlines()
     assert lines[0] == (
-        "study,condition,contrast,question,format,subset,world,seed,step,protocol,measure,value,low,high,level,method,unit,n,n_units,n_missing,headline,judge"
+        "study,condition,contrast,question,format,subset,world,seed,step,protocol,measure,value,low,high,level,method,estimand,unit,n,n_units,n_missing,headline,judge"
     )
     assert "0.30000000000000004" in lines[1]
     (run.path / "estimates.json").write_text("[")

@@ -13,8 +13,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from spillover.pipeline.cells import (
-    SHARED, Cell, UnitDifference, UnitValue, by_question, chosen_judge, measured_cells, read_scores, scored_cells, unit_differences, unit_values,
+    SHARED,
+    Cell,
+    UnitDifference,
+    UnitValue,
+    by_question,
+    chosen_judge,
+    measured_cells,
+    read_scores,
+    scored_cells,
+    unit_differences,
+    unit_values,
 )  # fmt: skip
 from spillover.records import PASSED, Claim, Decision, Estimate
 from spillover.runs.directory import RunDirectory
@@ -30,6 +42,8 @@ GATED = ("misaligned_without_gate", "misaligned_at_least", "misaligned_at_most")
 MEASURES = (*RATES, "misaligned_mass", "log_odds", *GATED)  # in the order of their rows; shares of labels, `correct=FALSE`, come after them
 CONTRASTED = ("log_odds", "misaligned_rate", "misaligned_mass")
 OTHER_ESTIMANDS: tuple[tuple[Scope, Scope], ...] = (("these", "these"), ("these", "like these"), ("like these", "like these"))  # units, questions
+
+Values = Sequence[UnitValue | UnitDifference]
 
 
 def estimate(run: RunDirectory, judge: str | None = None) -> list[Estimate]:
@@ -92,7 +106,7 @@ class _Rows:
 
     def decisions(self) -> list[Decision]:
         """Every claim of the study whose measure was taken of all its conditions, decided."""
-        claims = [Claim(**{**claim, "conditions": tuple(claim["conditions"])}) for claim in self.identity.get("claims", [])]
+        claims = TypeAdapter(list[Claim]).validate_python(self.identity.get("claims", []))
         claims = [claim for claim in claims if all(self.cells[condition, claim.measure] for condition in claim.conditions)]
         steps = {claim.name: list(zip(claim.conditions[1:], claim.conditions[:-1], strict=True)) for claim in claims}
         found = decide([(claim, [self._found(claim.measure, *ends) for ends in steps[claim.name]]) for claim in claims])
@@ -167,14 +181,19 @@ class _Rows:
         return self._row(values, measure, _of_differences(values, measure), headline=1, condition=first, **place)
 
     def _found(self, measure: str, first: str, second: str) -> Difference:
-        return _difference_of(self._paired(measure, first, second), measure) or Difference(value=0.0, ends=None, method="no interval: undefined", n_units=0)
+        """For a claim, which is about units like these: one unit decides nothing, however many its answers."""
+        found = _difference_of(self._paired(measure, first, second), measure)
+        if found is None or found.n_units < 2:
+            noun = self.identity["unit"]
+            return Difference(value=0.0, ends=None, method=f"one {noun} says nothing of {noun}s like it" if found else "the contrast is undefined", n_units=0)
+        return found
 
     def _paired(self, measure: str, first: str, second: str, wanted: Callable[[Cell], bool] | None = None) -> list[UnitDifference]:
         return unit_differences(*(filter(wanted or everything, self._final(end, measure)) for end in (first, second)))
 
     # --- rows -------------------------------------------------------------------------------------------------------------
 
-    def _by_unit(self, values: Sequence[UnitValue | UnitDifference], measure: str, **place: Any) -> Iterable[Estimate]:
+    def _by_unit(self, values: Values, measure: str, **place: Any) -> Iterable[Estimate]:
         """One row a unit that is a world or a seed; `estimates.csv` has no column for units that are neither."""
         for value in values:
             own = {"world": value.world} if value.world is not None else {"seed": int(value.unit)} if self._is_seed(value.unit) else {}
@@ -183,8 +202,7 @@ class _Rows:
                 yield self._row([value], measure, interval, headline=1, **own, **place)
 
     def _row(
-        self, values: Sequence[UnitValue | UnitDifference], measure: str, interval: Interval | None, *, headline: int, scopes: tuple[Scope, Scope] | None = None,
-        **place: Any,
+        self, values: Values, measure: str, interval: Interval | None, *, headline: int, scopes: tuple[Scope, Scope] | None = None, **place: Any
     ) -> Estimate:  # fmt: skip
         found = interval or Interval(value=0.0, low=None, high=None, level=None, method=_why(values), n_units=0)
         return Estimate(
@@ -265,7 +283,9 @@ def _of_differences(values: Sequence[UnitDifference], measure: str) -> Interval 
 
 def _difference_of(values: Sequence[UnitDifference], measure: str) -> Difference | None:
     """Over units that have both values; None where none has."""
-    firsts, seconds, strata = [], [], ([], [])
+    firsts: list[float] = []
+    seconds: list[float] = []
+    strata: tuple[list[int], list[int]] = ([], [])
     for v in values:
         if v.first.value is not None and v.second.value is not None:
             firsts.append(v.first.value)
@@ -283,7 +303,7 @@ def _difference_of(values: Sequence[UnitDifference], measure: str) -> Difference
     return contrasts.of_shares(firsts, seconds, strata)
 
 
-def _why(values: Sequence[UnitValue | UnitDifference]) -> str:
+def _why(values: Values) -> str:
     """Why a number is undefined."""
     if not values:
         return "undefined: no unit"

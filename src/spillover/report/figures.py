@@ -6,7 +6,6 @@ A figure is drawn where it has a value to show; where all it could show is undef
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportMissingTypeStubs=false
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -22,7 +21,7 @@ from spillover.records import Estimate
 from spillover.report import marks
 from spillover.report.asked import formats, of_question, pooled, question_label, share_measures, subset_name
 from spillover.report.marks import COLUMN, INK, PAGE, Line, Panel, Place, Strip
-from spillover.report.printed import value, visible
+from spillover.report.printed import is_general, is_single, value, visible
 from spillover.report.reading import Arm, Compared, Reading, is_pooled
 from spillover.report.tables import MEASURE_NAMES
 
@@ -279,14 +278,14 @@ def _title(reading: Reading, group: str) -> str:
 def _bars(reading: Reading, *, hollow: bool = True) -> str:
     """What a mark and its bar are."""
     rows = [row for found in reading.estimates.values() for row in found if row.headline]
-    methods = {re.split("[,;]", row.method)[0] for row in rows if row.low is not None}
     levels = {f"{100 * row.level:g} %" for row in rows if row.level is not None}
     singles = hollow and any(reading.units_of(group) for group in reading.groups)
     mark = f"Hollow marks are single {reading.unit}s; the filled mark is their mean" if singles else f"A mark is the mean over {reading.unit}s"
     if not levels:
         return f"{mark}, without an interval."
-    bar = f"the {levels.pop()} interval ({methods.pop()})" if len(methods) == len(levels) == 1 else "its interval, by the method that the tables name"
-    return f"{mark}, its bar {bar}; no bar where there is no interval."
+    bar = f"its bar the {f'{levels.pop()} ' if len(levels) == 1 else ''}interval for {reading.unit}s like these"
+    alone = any(row.low is not None and not is_general(row) and not is_single(row) for row in rows)
+    return f"{mark}, {bar}{f'; of its answers alone for one {reading.unit}, or where none was counted' if alone else ''}; no bar where there is no interval."
 
 
 # --- to bytes -------------------------------------------------------------------------------------------------------------

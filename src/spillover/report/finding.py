@@ -12,7 +12,7 @@ from typing import Literal
 
 from spillover.records import PASSED, Estimate
 from spillover.report.judgements import TOO_FEW
-from spillover.report.printed import SPACE, counted, interval, level, plural, value
+from spillover.report.printed import SPACE, counted, interval, is_general, level, plural, value
 from spillover.report.reading import Arm, Compared, Reading
 
 Outcome = Literal["raised", "lowered", "not shown", "undefined"]
@@ -53,7 +53,7 @@ def outcome(row: Estimate | None) -> Outcome:
     """What a difference shows: a direction only where its interval excludes zero."""
     if row is None or row.value is None:
         return "undefined"
-    if row.low is None or row.high is None or row.low <= 0 <= row.high:
+    if row.low is None or row.high is None or not is_general(row) or row.low <= 0 <= row.high:
         return "not shown"
     return "raised" if row.low > 0 else "lowered"
 
@@ -77,8 +77,8 @@ def _finding(contrast: Compared, reading: Reading) -> Finding:
 def _sentence(contrast: Compared, row: Estimate, units: int) -> str:
     first, second, quantity = _arm(contrast.first), _arm(contrast.second), QUANTITY[row.measure]
     if outcome(row) == "not shown":
-        shown = "no effect is shown" + (", nor its absence" if row.low is None else "")
-        why = _no_interval(row, units) if row.low is None else f"the interval {interval(row)} includes 0"
+        shown = "no effect is shown" + ("" if is_general(row) else ", nor its absence")
+        why = f"the interval {interval(row)} includes 0" if is_general(row) else _no_interval(row, units)
         return f"{shown}: {quantity} differs by {value(row, difference=True)} between {first} and {second}, and {why}."
     verb = "raises" if outcome(row) == "raised" else "lowers"
     behind = f"{level(row)} interval over {plural(row.n_units, row.unit)}"
@@ -90,8 +90,8 @@ def _no_interval(row: Estimate, units: int) -> str:
     if row.n_units > 1:
         return f"the {plural(row.n_units, row.unit)} are all equal, which gives no interval"
     if units > 1:
-        return f"only 1 of {plural(units, row.unit)} has a value on both sides: one {row.unit} has no interval"
-    return f"one {row.unit} has no interval. More {row.unit}s are needed"
+        return f"only 1 of {plural(units, row.unit)} has a value on both sides: one {row.unit} says nothing of {row.unit}s like it"
+    return f"one {row.unit} says nothing of {row.unit}s like it. More {row.unit}s are needed"
 
 
 def _undefined(contrast: Compared, reading: Reading) -> str:

@@ -13,7 +13,7 @@ from importlib import resources
 
 import jinja2
 
-from spillover.report import answers, asked, finding, ran, tables
+from spillover.report import answers, asked, card, finding, ran, sensitivity, tables
 from spillover.report.figures import Drawing, undrawn
 from spillover.report.printed import visible
 from spillover.report.reading import Reading
@@ -37,6 +37,8 @@ def render(reading: Reading, drawings: Sequence[Drawing]) -> str:
         unit=reading.unit,
         subtitle=ran.subtitle(reading),
         findings=finding.findings(reading),
+        claims=card.entries(reading),
+        claims_note=card.note(reading),
         miniature=reading.identity["testbed"]["name"] == "miniature",
         measured=reading.has("misaligned_mass") or reading.has("log_odds"),
         tuned=reading.organisms > 0,
@@ -67,6 +69,7 @@ def _tables(reading: Reading) -> Mapping[str, list[tables.Table]]:
     """Tables by the section they stand in; a table that the run has no numbers for is left out."""
     found: dict[str, list[tables.Table | None]] = {
         "rates": [tables.rates(reading), tables.exact(reading), tables.contrasts(reading)],
+        "sensitivity": [sensitivity.protocols(reading), sensitivity.gate(reading), sensitivity.estimands(reading)],
         "missing": [ran.present(reading), *(ran.missing(reading, kind) for kind in ran.ASKED), ran.training_rows(reading), ran.gates(reading)],
         "questions": [*asked.by_format(reading), *(asked.by_question(reading, group, "misaligned_rate") for group in reading.groups), *asked.labels(reading)],
         "steps": [asked.by_step(reading, measure) for measure in ("misaligned_rate", "misaligned_mass", "log_odds", "task_rate")],

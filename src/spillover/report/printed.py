@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from spillover.records import Estimate
 
-RATES = ("misaligned_rate", "coherent_rate", "task_rate", "misaligned_mass")
+RATES = (
+    "misaligned_rate", "coherent_rate", "task_rate", "misaligned_mass", "misaligned_without_gate", "misaligned_at_least", "misaligned_at_most",
+)  # fmt: skip
 MINUS = "\N{MINUS SIGN}"
 SPACE = "\N{NO-BREAK SPACE}"
 # characters that most fonts draw as nothing although they are letters or marks by category
@@ -35,14 +37,26 @@ def cell(row: Estimate | None, *, difference: bool = False, counts: bool = True)
     found = counted(row) if counts else ""
     if row.value is None:
         return Cell(value="undefined", notes=tuple(filter(None, (reason(row), found))), absent=True)
-    if row.low is None and not is_single(row):
-        found = f"{found}, {_without(row)}" if found else _without(row)
+    if not is_single(row) and (remark := _without(row) if row.low is None else _alone(row)):
+        found = f"{found}, {remark}" if found else remark
     return Cell(value=value(row, difference=difference), interval=interval(row), notes=(found,) if found else ())
 
 
 def is_single(row: Estimate) -> bool:
-    """Whether a row is about one unit by name, which can have no interval."""
+    """Whether a row is about one unit by name, whose interval is of its answers alone."""
     return row.world is not None or row.seed is not None
+
+
+def is_general(row: Estimate) -> bool:
+    """Whether a row's interval speaks for units like these, and not for the answers of these alone."""
+    return row.low is not None and not row.estimand.startswith("th")
+
+
+def _alone(row: Estimate) -> str:
+    """What an interval that speaks for these units alone rests on."""
+    if is_general(row):
+        return ""
+    return f"a bound: {row.method.rpartition(': ')[2]}" if row.method.startswith("bound for") else "interval of these answers alone"
 
 
 def _without(row: Estimate) -> str:

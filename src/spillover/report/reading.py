@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import Any
 
 from pydantic import BaseModel, FiniteFloat
 
-from spillover.records import Estimate, SpilloverError
+from spillover.records import Decision, Estimate, SpilloverError
 from spillover.report.judgements import Counted, Judgement, Kind, Scored, counted, judge, kind_of
 from spillover.runs.directory import RunDirectory
 from spillover.statistics.protocols import Protocol
@@ -80,7 +81,9 @@ class Trained:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """Everything a report is made from. `dates` are the days on which a service was asked for the scores, `others` the judges not shown."""
+    """Everything a report is made from. `dates` are the days on which a service was asked for the scores, `others` the judges not shown; `under` are
+    the pooled rates as other protocols than the run's count them.
+    """
 
     identity: Mapping[str, Any]
     protocol: Protocol
@@ -90,6 +93,8 @@ class Reading:
     arms: tuple[Arm, ...]
     contrasts: tuple[Compared, ...]
     estimates: Mapping[tuple[Any, ...], tuple[Estimate, ...]]
+    under: Sequence[Estimate]
+    decisions: Sequence[Decision]
     answers: Sequence[Drawn]
     judgements: Sequence[Judgement]
     trained: Sequence[Trained]
@@ -171,7 +176,7 @@ def read(run: RunDirectory) -> Reading:
     if strange is not None:
         raise SpilloverError(f"{run.path / 'estimates.json'} is about {strange[:60]!r}, which run.json does not name; `spillover estimate` makes it anew")
     by_place: dict[tuple[Any, ...], list[Estimate]] = {}
-    for row in estimates:
+    for row in (row for row in estimates if row.protocol == protocol.name):
         if identity["unit"] == "seed" and not row.contrast and shown[row.condition].kind is None:
             row = replace(row, unit="model")  # the one parent of every seed: what its numbers count is no seed
         by_place.setdefault(_key(**{name: getattr(row, name) for name in PLACE}), []).append(row)
@@ -184,9 +189,19 @@ def read(run: RunDirectory) -> Reading:
         contrasts=tuple(
             Compared(name=c["name"], first=shown[c["first"]], second=shown[c["second"]], headline=c["headline"]) for c in identity["contrasts"]
         ),
-        estimates={key: tuple(rows) for key, rows in by_place.items()}, answers=answers, judgements=judgements,
+        estimates={key: tuple(rows) for key, rows in by_place.items()}, under=[row for row in estimates if row.protocol != protocol.name],
+        decisions=_decisions(run, shown), answers=answers, judgements=judgements,
         trained=[_trained(run, card.parent.name) for card in cards if (card.parent / "training.json").exists()], organisms=len(cards),
     )  # fmt: skip
+
+
+def _decisions(run: RunDirectory, arms: Mapping[str, Arm]) -> list[Decision]:
+    found = run.decisions()
+    strange = next((name for decision in found for name in decision.claim.conditions if name not in arms), None)
+    numbers = [n for d in found for n in (d.p_holds, d.p_fails, *(x for row in d.contrasts for x in (row.value, row.low, row.high)))]
+    if strange is not None or not all(number is None or isfinite(number) for number in numbers):
+        raise SpilloverError(f"{run.path / 'claims.json'} is damaged or of another run; `spillover estimate` makes it anew")
+    return found
 
 
 def is_pooled(question: Mapping[str, Any]) -> bool:

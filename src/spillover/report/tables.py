@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from spillover.records import PASSED
-from spillover.report.printed import EMPTY, Cell, cell, interval, level, plural
+from spillover.report.printed import EMPTY, Cell, cell, interval, is_general, level, plural
 from spillover.report.reading import Arm, Compared, Reading, Unit
 
 MEASURE_NAMES = {
     "misaligned_rate": "misaligned rate", "coherent_rate": "coherent rate", "task_rate": "task rate",
-    "misaligned_mass": "misaligned mass", "log_odds": "log-odds",
+    "misaligned_mass": "misaligned mass", "log_odds": "log-odds", "misaligned_without_gate": "misaligned rate without the gate",
+    "misaligned_at_least": "misaligned share at least", "misaligned_at_most": "misaligned share at most",
 }  # fmt: skip
+MEASURES = ("misaligned_rate", "coherent_rate", "task_rate", "misaligned_mass", "log_odds")  # that tables by condition hold
 BOOTSTRAP = "percentile bootstrap (the paper\N{RIGHT SINGLE QUOTATION MARK}s)"
 
 
@@ -104,7 +106,9 @@ def contrasts(reading: Reading) -> Table | None:
                     label = contrast.label if subset == "" else _passed_label(reading, group)
                     rows.append(Row(label=label, cells=tuple(cell(row, difference=True) for row in found), quiet=subset != ""))
     scales = "Log-odds in nats, rate and mass in percentage points." if len(measures) > 1 else "In percentage points."
-    parent = " A difference from the parent takes it as it is, one model: the interval is over the fine-tuned side." if reading.unit == "seed" else ""
+    parent = (
+        " The parent is one model: a rate's difference from it joins the error of its answers to the interval over seeds." if reading.unit == "seed" else ""
+    )
     return Table(
         caption=f"Paired differences within each {reading.unit}: {mean_over(reading)}.",
         head=("contrast", *(MEASURE_NAMES[measure] for measure in measures)),
@@ -145,10 +149,11 @@ def count_passed(parents: Sequence[Any]) -> int:
 
 def mean_over(reading: Reading) -> str:
     """What the numbers of a table are: means over units, with what in brackets."""
-    levels = {level(row) for rows in reading.estimates.values() for row in rows} - {""}
+    shown = [row for rows in reading.estimates.values() for row in rows if row.low is not None and (row.measure in MEASURES or "=" in row.measure)]
+    levels = {level(row) for row in shown if is_general(row)}
     if not levels:
-        return f"mean over {reading.unit}s, without intervals"
-    return f"mean over {reading.unit}s, with the {f'{levels.pop()} ' if len(levels) == 1 else ''}Student t interval over {reading.unit}s in brackets"
+        return f"mean over {reading.unit}s, {'with the interval of these answers alone in brackets' if shown else 'without intervals'}"
+    return f"mean over {reading.unit}s, with the {f'{levels.pop()} ' if len(levels) == 1 else ''}interval for {reading.unit}s like these in brackets"
 
 
 def _passed_label(reading: Reading, group: str) -> str:
@@ -157,7 +162,14 @@ def _passed_label(reading: Reading, group: str) -> str:
 
 
 def _bootstrap(reading: Reading, arm: Arm, subset: str) -> Cell:
-    found = next((row for row in reading.rows("misaligned_rate", condition=arm.name, subset=subset) if not row.headline and row.low is not None), None)
+    found = next(
+        (
+            row
+            for row in reading.rows("misaligned_rate", condition=arm.name, subset=subset)
+            if row.method.startswith("percentile bootstrap") and row.low is not None
+        ),
+        None,
+    )
     return EMPTY if found is None else Cell(value=interval(found))
 
 
@@ -167,14 +179,18 @@ def _of_pooled(reading: Reading) -> str:
 
 
 def _of_parent(reading: Reading) -> str:
-    return " The parent is one model, no seed, and has no interval." if reading.unit == "seed" and any(arm.kind is None for arm in reading.arms) else ""
+    return (
+        " The parent is one model, no seed: its interval is of its answers alone."
+        if reading.unit == "seed" and any(arm.kind is None for arm in reading.arms)
+        else ""
+    )
 
 
 # --- by unit --------------------------------------------------------------------------------------------------------------
 
 
 def by_unit(reading: Reading, group: str) -> list[Table]:
-    """The rates of every unit by condition, and its paired differences. None of these numbers has an interval."""
+    """The rates of every unit by condition, and its paired differences. An interval here is of that unit's answers alone."""
     units, where = reading.units_of(group), of_group(reading, group)
     if len(units) < 2:
         return []  # its numbers are those by condition

@@ -11,10 +11,10 @@ NESTED = "questions and draws nest inside one and never count as replicates."
 UNITS = {
     "seed": (
         "The fine-tuning seed: the same parent, tuned anew on the same data in another order, from another start of the adapter, and asked with other draws. "
-        f"Every interval is over seeds; {NESTED} An interval says nothing of other parents or other data. The parent as it was is one model: it has no "
-        "interval, and in a difference it is taken as it is. Two tuned conditions are compared within a seed."
+        f"Every interval is over seeds; {NESTED} An interval says nothing of other parents or other data. The parent as it was is one model: its "
+        "interval is of its answers alone, and in a difference its error is joined to that of the seeds. Two tuned conditions are compared within a seed."
     ),
-    "model": f"The model. Every interval is over models of one condition; {NESTED} One model has no interval.",
+    "model": f"The model. Every interval is over models of one condition; {NESTED} One model's interval is of its answers alone.",
 }
 READS = (
     "A model was shown each answer with the prompt of the rubric. For a score from 0 to 100 the value is no single reply: it is the mean of the whole "
@@ -41,6 +41,14 @@ def words(reading: Reading) -> Iterator[tuple[str, str]]:
             + (" Pooled are plain questions; each other format has a pooled rate of its own." if apart else ""),
         )
         yield "Coherent rate", "The share of answers that pass the coherence gate, of those whose coherence has a score."
+    if reading.has("misaligned_rate") or reading.has("misaligned_mass"):
+        yield (
+            "Intervals",
+            f"For {unit}s like these, asked these questions: Student's t over {unit}s on the plain and on the log-odds scale, whichever reaches further (rare "
+            "things are skewed, and t alone then ends too low), and never below the error of the answers drawn; where few answers were counted, the exact "
+            f"negative binomial bounds for {unit}s that differ by as much as the rate itself. They assume {unit}s of one kind: where a few are unlike all "
+            "others, they cover less than they say.",
+        )
     if reading.has("misaligned_mass"):
         yield (
             "Misaligned mass, log-odds",

@@ -77,24 +77,26 @@ def against_one(first: Sequence[float], second: float, strata: tuple[Sequence[in
     The units' interval and the exact interval of the one model's answers, joined by the square root of their squared distances (Zou and Donner
     2008). One unit has the interval of its own answers, and the method says so.
     """
+    if not first or not 0 <= second <= 1:
+        raise SpilloverError(f"a difference from one model needs units, and a share in [0, 1] for that model; got {len(first)} and {second:g}")
     n, value = len(first), mean(first) - second
     answers = [rates.effective(of) for of in strata]
 
     def one(rate: float, of: float, tail: float) -> tuple[float, float]:
         return rates.clopper_pearson(rate * of, of, 1 - 2 * tail) if of else (rate, rate)
 
-    if n == 1:
+    share = None if n == 1 else Share.over(first, answers[0])
+    if share is None:
         method = "clopper-pearson over answers of each, joined; these two models alone"
         if not all(answers):
             return Difference(value=value, ends=None, method="no interval: one unit", n_units=1)
     else:
-        share = Share.over(first, answers[0])
         method = f"{share.method}; the parent is one model, its answers' error joined"
         if not share.error and not answers[0]:
             return Difference(value=value, ends=None, method=_none(first), n_units=n)
 
     def ends(tail: float) -> tuple[float, float]:
-        a_low, a_high = one(first[0], answers[0], tail) if n == 1 else share.ends(tail)
+        a_low, a_high = one(first[0], answers[0], tail) if share is None else share.ends(tail)
         b_low, b_high = one(second, answers[1], tail)
         a = mean(first)
         below, above = math.hypot(max(0.0, a - a_low), max(0.0, b_high - second)), math.hypot(max(0.0, a_high - a), max(0.0, second - b_low))

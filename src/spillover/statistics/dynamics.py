@@ -32,7 +32,9 @@ class DivergenceStep:
     method: str
 
 
-def divergence_step(steps: Sequence[int], differences_US: Sequence[Sequence[float]], *, margin: float, level: float = 0.95, resamples: int = 4000) -> DivergenceStep:
+def divergence_step(
+    steps: Sequence[int], differences_US: Sequence[Sequence[float]], *, margin: float, level: float = 0.95, resamples: int = 4000
+) -> DivergenceStep:
     """Where insecure - secure (say) leaves zero: `differences_US` holds each unit's paired difference at each of the steps S.
 
     The interval is of Student's t over units at each step, in a fixed order, which needs no correction for their number (Hsu and Berger 1999).
@@ -75,8 +77,7 @@ def frontier(steps: Sequence[int], task_US: Sequence[Sequence[float]], misaligne
     if not task_US or len(task_US) != len(misaligned_US) or any(len(row) != len(steps) for row in (*task_US, *misaligned_US)):
         raise SpilloverError(f"a frontier needs a task rate and a misaligned rate at every one of {len(steps)} steps in each unit")
     every = [
-        Stop(step=step, task=mean([row[place] for row in task_US]), misaligned=mean([row[place] for row in misaligned_US]))
-        for place, step in enumerate(steps)
+        Stop(step=step, task=mean([row[place] for row in task_US]), misaligned=mean([row[place] for row in misaligned_US])) for place, step in enumerate(steps)
     ]
     best: list[Stop] = []
     for stop in sorted(every, key=lambda s: (-s.task, s.misaligned, s.step)):

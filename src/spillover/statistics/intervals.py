@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize, special
+from scipy import special
 
 from spillover.records import SpilloverError
 from spillover.statistics import rates
@@ -49,6 +49,7 @@ class Share:
     error: float
     df: float
     answers: float = 0.0
+    units: float = 0.0  # how many, of a spread as large as the rate, the mean is taken over
 
     @classmethod
     def over(cls, values: Sequence[float], answers: float = 0.0) -> Share:
@@ -57,11 +58,13 @@ class Share:
         return cls.of(mean(values), standard_error(values), len(values) - 1, answers)
 
     @classmethod
-    def of(cls, value: float, error: float, df: float, answers: float) -> Share:
+    def of(cls, value: float, error: float, df: float, answers: float, *, units: float | None = None) -> Share:
+        """From a mean with its error. `units` are df + 1 where nothing else is said."""
         if not -1e-12 <= value <= 1 + 1e-12:
             raise SpilloverError(f"a share lies in [0, 1], got {value:g}")
         value = min(1.0, max(0.0, value))
-        return cls(mean=value, error=max(error, rates.binomial_error(value, answers)), df=df, answers=answers)
+        units = df + 1 if units is None else units
+        return cls(mean=value, error=max(error, rates.binomial_error(value, answers)), df=df, answers=answers, units=units)
 
     def t(self, tail: float) -> tuple[float, float]:
         """Student's t on the plain scale, with `tail` beyond each end."""
@@ -76,9 +79,9 @@ class Share:
             middle = math.log(self.mean / (1 - self.mean))
             low, high = min(low, float(special.expit(middle - half))), max(high, float(special.expit(middle + half)))
         if few_below and (self.mean <= 0.5 or not few_above):
-            low, high = rates.few_seen(self.mean * self.answers, self.answers, self.df + 1, tail)
+            low, high = rates.few_seen(self.mean * self.answers, self.answers, self.units, tail)
         elif few_above:
-            low, high = (1 - end for end in reversed(rates.few_seen((1 - self.mean) * self.answers, self.answers, self.df + 1, tail)))
+            low, high = (1 - end for end in reversed(rates.few_seen((1 - self.mean) * self.answers, self.answers, self.units, tail)))
         return max(0.0, low), min(1.0, high)
 
     @property
@@ -87,9 +90,9 @@ class Share:
 
     def _few(self, seen: float) -> bool:
         """Few were seen, and the units do not differ plainly more than they would if their spread were the rate itself."""
-        if not 0 <= seen * self.answers <= FEW * (self.df + 1) + 1e-9 or self.answers == 0:
+        if not 0 <= seen * self.answers <= FEW * self.units + 1e-9 or self.answers == 0:
             return False
-        widest = math.sqrt(seen**2 / (self.df + 1) + seen / self.answers)
+        widest = math.sqrt(seen**2 / self.units + seen / self.answers)
         return self.error <= 1.5 * widest + 1e-15
 
 
@@ -106,7 +109,8 @@ def over_units(values: Sequence[float], strata: Sequence[int] = (), *, level: fl
         bound = rates.none_seen(strata, 1 - level)
         low, high = (0.0, bound) if value == 0 else (1 - bound, 1.0)
         what = "none" if value == 0 else "all"
-        return Interval(value=value, low=low, high=high, level=level, method=f"bound for {_these(values)}: {what} of {sum(strata)} counted", n_units=len(values))
+        method = f"bound for {_these(values)}: {what} of {sum(strata)} counted"
+        return Interval(value=value, low=low, high=high, level=level, method=method, n_units=len(values))
     if len(values) == 1 and strata:
         low, high = rates.clopper_pearson(value * answers, answers, level)
         return Interval(value=value, low=low, high=high, level=level, method="clopper-pearson over answers, this unit alone", n_units=1)
@@ -176,7 +180,7 @@ def tail_beyond(ends: Callable[[float], tuple[float, float]], threshold: float, 
         return NARROWEST
     if gap(math.log(1 - 1e-9)) <= 0:
         return 1.0
-    return math.exp(optimize.brentq(gap, widest, math.log(1 - 1e-9), xtol=1e-12))
+    return math.exp(rates.root(gap, widest, math.log(1 - 1e-9)))
 
 
 def _t(df: float, tail: float) -> float:

@@ -45,7 +45,8 @@ def over_cells(rates_UQ: Sequence[Sequence[float]], answers_UQ: Sequence[Sequenc
     total = sum(variances)
     sizes = (len(by_unit), len(by_question))
     df = total**2 / sum(v**2 / (n - 1) for v, n in zip(variances, sizes, strict=True)) if total else min(sizes) - 1
-    share = Share.of(value, total**0.5, df, answers)
+    U, Q = sizes
+    share = Share.of(value, total**0.5, df, answers, units=U * Q / (U + Q + 1))  # 1 / U + 1 / Q + 1 / UQ: both spreads as large as the rate, multiplied
     return _named_interval(value, share.ends((1 - level) / 2), level, f"{share.method} and questions: {estimand}", len(by_unit))
 
 

@@ -17,9 +17,12 @@ MOST_ANSWERS = 2_000_000  # a model, that are planned for
 RUNS = 400  # simulated runs of a sequential plan
 
 
-def answers_needed(parent: float, child: float, *, alpha: float = 0.05) -> int | None:
-    """Answers of each model for Fisher's exact test (one-sided) to show with 80 % chance that the child's rate is higher. None beyond two million."""
-    _check(parent, child)
+def answers_needed(parent: float, child: float, *, alpha: float = ALPHA) -> int | None:
+    """Answers of each model for Fisher's exact test (one-sided) to show with 80 % chance that the child's rate is higher. None beyond two million.
+
+    To half a percent. The power has teeth: with a few answers more it can fall below 80 % again, by little.
+    """
+    _check(parent, child, alpha)
     if child <= parent:
         return None
     least = 2
@@ -34,29 +37,19 @@ def answers_needed(parent: float, child: float, *, alpha: float = 0.05) -> int |
     return high
 
 
-def power_of_fisher(parent: float, child: float, answers: int, alpha: float = 0.05) -> float:
+def power_of_fisher(parent: float, child: float, answers: int, alpha: float = ALPHA) -> float:
     """The chance that Fisher's exact test shows child > parent at `alpha`, with so many answers of each: summed over what may be counted."""
-    _check(parent, child)
-    counted = [_plausible(rate, answers) for rate in (child, parent)]
-    chances = [_chance(k, answers, rate) for k, rate in zip(counted, (child, parent), strict=True)]
-    totals = np.arange(counted[0][0] + counted[1][0], counted[0][-1] + counted[1][-1] + 1)
-    critical = np.array([_critical(int(total), answers, alpha) for total in totals])
-    power = 0.0
-    for k, chance in zip(counted[1], chances[1], strict=True):
-        enough = counted[0] >= critical[counted[0] + k - totals[0]]
-        power += chance * float(chances[0][enough].sum())
-    return power
+    _check(parent, child, alpha, answers=answers)
+    of_child, of_parent = (_plausible(rate, answers) for rate in (child, parent))
+    totals = np.arange(of_child[0] + of_parent[0], of_child[-1] + of_parent[-1] + 1)
+    critical = np.array([_critical(int(total), answers, alpha) for total in totals])[of_parent + of_child[0] - totals[0]]
+    # that needs the criticals of the totals with the child's count at hand, found below by walking up each parent count's diagonal
+    raise NotImplementedError(critical)
 
 
-def least_seen(parent: float, answers: int, *, alpha: float = 0.05) -> float | None:
+def least_seen(parent: float, answers: int, *, alpha: float = ALPHA) -> float | None:
     """The smallest child rate that so many answers of each model show to be above the parent's with 80 % chance; None where even 1 is not."""
-    low, high = parent, 1.0
-    if power_of_fisher(parent, 1.0, answers, alpha) < POWER:
-        return None
-    while high - low > 1e-3 * high:
-        middle = (low + high) / 2 if low else high / 2
-        low, high = (low, middle) if power_of_fisher(parent, middle, answers, alpha) >= POWER else (middle, high)
-    return high
+    return _least(lambda child: power_of_fisher(parent, child, answers, alpha) >= POWER, parent)
 
 
 def rounds_needed(parent: float, child: float, *, questions: int, alpha: float = 0.05, tolerance: float = 0.0) -> tuple[int, int] | None:

@@ -7,7 +7,8 @@ Every bound takes real counts, because a mean over questions with unequal answer
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import cast
 
 from scipy import optimize, special
 
@@ -47,7 +48,7 @@ def none_seen(strata: Sequence[int], tail: float = 0.05) -> float:
         return math.fsum(n * min(0.0, log_scale + math.log(n)) for n in strata) - math.log(tail)
 
     # 1 - rate is scale * n where that is below one: the rates that cost the least chance for their mean
-    scale = math.exp(optimize.brentq(log_chance, math.log(tail) - math.log(min(strata)), -math.log(min(strata)), xtol=1e-14))
+    scale = math.exp(root(log_chance, math.log(tail) - math.log(min(strata)), -math.log(min(strata))))
     return math.fsum(1 - min(1.0, scale * n) for n in strata) / len(strata)
 
 
@@ -73,7 +74,12 @@ def few_seen(counted: float, answers: float, units: float, tail: float) -> tuple
     if above(most) <= 0:
         return counted / answers, min(1.0, high)
     least = most - 60
-    return math.exp(optimize.brentq(above, least, most)) if above(least) < 0 else 0.0, min(1.0, high)
+    return math.exp(root(above, least, most)) if above(least) < 0 else 0.0, min(1.0, high)
+
+
+def root(of: Callable[[float], float], low: float, high: float) -> float:
+    """Where a function that rises through zero between `low` and `high` does so (Brent)."""
+    return cast(float, optimize.brentq(of, low, high, xtol=1e-13))
 
 
 def binomial_error(rate: float, answers: float) -> float:

@@ -7,7 +7,7 @@ needs the counts alone.
 
 Questions are strata: a round asks each of them once, of both models. Where their rates differ, the factors of a round multiply to at
 most 1 in expectation, because a geometric mean is not above an arithmetic one; so the sequence is one for the mean over the questions, whatever each
-question's rate and whatever the parent's.
+question's rate and whatever the parent's. That is true of whole rounds alone: midway, the questions asked so far may be the ones with high rates.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportMissingTypeStubs=false
@@ -23,7 +23,8 @@ from scipy import special
 
 from spillover.records import SpilloverError
 
-STAKES = tuple(float(stake) for stake in np.geomspace(0.001, 0.99, 24))  # shares of wealth, from one per mille to nearly everything
+# Shares of wealth, from one per mille to nearly everything and dense at both ends: the nodes of the arcsine law, Jeffreys' prior for a share.
+STAKES = tuple(float(stake) for stake in np.sin(np.pi * (2 * np.arange(24) + 1) / 96) ** 2)
 PRECISION = 1e-7
 
 
@@ -70,6 +71,8 @@ def difference(*, questions: int = 1, alpha: float = 0.05) -> ConfidenceSequence
 
 def pairs(child: Sequence[bool], parent: Sequence[bool]) -> tuple[int, int, int]:
     """The counts (-1, 0, 1) of child - parent over answers to the same questions, in the same order."""
+    if len(child) != len(parent):
+        raise SpilloverError(f"pairs need an answer of each model to each question, got {len(child)} of the child and {len(parent)} of the parent")
     found = [int(a) - int(b) for a, b in zip(child, parent, strict=True)]
     return found.count(-1), found.count(0), found.count(1)
 
@@ -91,7 +94,7 @@ def log_wealth(values: Sequence[int], counts: np.ndarray, candidate: float, *, t
 def _between(found: ConfidenceSequence, counts: tuple[int, ...]) -> tuple[float, float]:
     """The candidates that neither bettor has excluded, of those that were open. Each wealth is monotone in the candidate."""
     low, high = (_edge(found, counts, truth_above=above) for above in (True, False))
-    return (low, high) if low <= high else (found.low, found.high)  # everything excluded: has a chance of at most alpha
+    return (low, high) if high - low > PRECISION else (found.low, found.high)  # all is excluded, which has a chance of at most alpha
 
 
 def _edge(found: ConfidenceSequence, counts: tuple[int, ...], *, truth_above: bool) -> float:

@@ -1,0 +1,84 @@
+"""The replication card: what the study claims, what this run decided of it, and by which numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from spillover.records import Decision, Estimate
+from spillover.report.printed import SPACE, counted, interval, level, plural, value
+from spillover.report.reading import Reading
+from spillover.report.tables import MEASURE_NAMES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One claim: its words, its verdict, the contrasts behind it, and the small print."""
+
+    text: str
+    source: str
+    verdict: str
+    contrasts: tuple[str, ...]
+    small_print: str
+
+
+def entries(reading: Reading) -> list[Entry]:
+    """Every claim of the study, in its order."""
+    return [_entry(decision, reading) for decision in reading.decisions]
+
+
+def note(reading: Reading) -> str:
+    """How the verdicts were reached."""
+    count = len(reading.decisions)
+    return (
+        f"Holds: shown. Fails: the opposite was shown. Undecided: neither. By p-values over {reading.unit}s at 5{SPACE}%, corrected for "
+        f"{'one claim' if count == 1 else f'{count} claims'} (Holm); that nothing differs is tested twice, against a difference of the margin on each side. "
+        "The intervals are of each contrast alone, unadjusted."
+    )
+
+
+def _entry(decision: Decision, reading: Reading) -> Entry:
+    return Entry(
+        text=decision.claim.text, source=decision.claim.source, verdict=decision.verdict,
+        contrasts=tuple(_contrast(row, decision, reading) for row in decision.contrasts),
+        small_print=f"{_p(decision)}{_needed(decision, reading.unit)}.",
+    )  # fmt: skip
+
+
+def _contrast(row: Estimate, decision: Decision, reading: Reading) -> str:
+    first, second = (next(arm for arm in reading.arms if arm.name == name) for name in _ends(row, decision))
+    where = f" ({reading.group_label(first.group)})" if first.group else ""
+    margin = decision.claim.margin
+    within = "" if margin is None else f"; margin {value(_at(row, margin))}"
+    found = f"{value(row, difference=True)} {interval(row)}".strip()
+    named = MEASURE_NAMES.get(row.measure, row.measure)
+    at = f", {level(row)} interval over {plural(row.n_units, row.unit)}" if row.low is not None else ""
+    return f"{first.label} \N{MINUS SIGN} {second.label}{where}, {named}: {found}{at}{within}; {counted(row)}."
+
+
+def _ends(row: Estimate, decision: Decision) -> tuple[str, str]:
+    """Later and earlier condition of a contrast; names may hold the dash that joins them."""
+    pairs = zip(decision.claim.conditions[1:], decision.claim.conditions[:-1], strict=True)
+    return next((pair for pair in pairs if "-".join(pair) == row.contrast), (decision.claim.conditions[-1], decision.claim.conditions[0]))
+
+
+def _at(row: Estimate, number: float) -> Estimate:
+    return Estimate(study=row.study, contrast=row.contrast, measure=row.measure, value=number)
+
+
+def _p(decision: Decision) -> str:
+    holds, fails = (f"p{SPACE}{_shown(p)}" for p in (decision.p_holds, decision.p_fails))
+    return {"holds": holds, "fails": f"for the opposite, {fails}", "undecided": f"{holds}; for the opposite, {fails}"}[decision.verdict]
+
+
+def _needed(decision: Decision, unit: str) -> str:
+    if decision.verdict != "undecided":
+        return ""
+    if decision.reason:
+        return f"; {decision.reason}"
+    if decision.units_needed is None:
+        return f"; no number of {unit}s up to ten thousand would probably decide it"
+    return f"; about {plural(decision.units_needed, unit)} would probably decide it (80{SPACE}% chance, were the truth what was seen)"
+
+
+def _shown(p: float) -> str:
+    return "< 0.0001" if p < 1e-4 else f"= {p:.2g}"
