@@ -48,10 +48,10 @@ def _contrast(row: Estimate, decision: Decision, reading: Reading) -> str:
     first, second = (next(arm for arm in reading.arms if arm.name == name) for name in _ends(row, decision))
     where = f" ({reading.group_label(first.group)})" if first.group else ""
     margin = decision.claim.margin
-    within = "" if margin is None else f"; margin {value(_at(row, margin))}"
+    within = "" if margin is None else f"; margin {value(_at(row, margin), difference=True).removeprefix('+')}"
     found = f"{value(row, difference=True)} {interval(row)}".strip()
     named = MEASURE_NAMES.get(row.measure, row.measure)
-    at = f", {level(row)} interval over {plural(row.n_units, row.unit)}" if row.low is not None else ""
+    at = f", {level(row)} interval" if row.low is not None else ""
     return f"{first.label} \N{MINUS SIGN} {second.label}{where}, {named}: {found}{at}{within}; {counted(row)}."
 
 

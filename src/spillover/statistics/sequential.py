@@ -88,7 +88,7 @@ def log_wealth(values: Sequence[int], counts: np.ndarray, candidate: float, *, t
     ruin = values[0] if truth_above else values[-1]  # the observation at which the whole stake is lost
     factors_SV = np.log1p(np.outer(STAKES, [(value - candidate) / (candidate - ruin) for value in values]))
     logs_XS = np.asarray(counts, dtype=np.float64) @ factors_SV.T
-    return special.logsumexp(logs_XS, axis=-1) - math.log(len(STAKES))
+    return np.asarray(special.logsumexp(logs_XS, axis=-1)) - math.log(len(STAKES))
 
 
 def _between(found: ConfidenceSequence, counts: tuple[int, ...]) -> tuple[float, float]:
