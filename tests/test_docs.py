@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/narrow-data.md", "docs/miniature.md", "docs/files.md", "docs/nouns.md", "docs/settings.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/narrow-data.md", "docs/miniature.md", "docs/files.md", "docs/nouns.md", "docs/settings.md", "docs/statistics.md")
 REAL = "docs/real-models.md"  # needs a hub, a GPU and a paid judge: its commands run on a small model and a loopback judge
 BLOCK = re.compile(r"(?P<slow><!-- slow -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 RUNS = ("spillover ", "make ")
@@ -124,7 +124,7 @@ def test_source_that_docs_quote_is_the_source() -> None:
         assert line in source
 
 
-@pytest.mark.parametrize("page", [*PAGES, REAL, "CHANGELOG.md", "LOG.md", "docs/decisions/0001-ground.md", "docs/decisions/0002-real-models.md"])
+@pytest.mark.parametrize("page", [*PAGES, REAL, "CHANGELOG.md", "LOG.md", "docs/decisions/0001-ground.md", "docs/decisions/0002-real-models.md", "docs/decisions/0003-statistics.md"])
 def test_links_between_pages_lead_somewhere(page: str) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text()):
         assert (ROOT / page).parent.joinpath(target).exists(), f"{page} links to {target}"

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from spillover.cli import data, miniature, run, verbs
+from spillover.cli import data, miniature, plan, run, verbs
 from spillover.cli.terminal import fail
 from spillover.records import SpilloverError
 
@@ -24,6 +24,7 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
 )  # fmt: skip
 app.command()(run.run)
+app.command()(plan.plan)
 for command in (verbs.train, verbs.sample, verbs.judge, verbs.estimate, run.report, verbs.export):
     app.command()(command)
 app.add_typer(miniature.app, name="miniature")

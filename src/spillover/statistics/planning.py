@@ -15,7 +15,7 @@ from spillover.statistics.claims import ALPHA, POWER, fewest, power_of_t
 
 MOST_ANSWERS = 2_000_000  # a model, that are planned for
 RUNS = 400  # simulated runs of a sequential plan
-NORMAL = 50.0  # standard deviation of a count from which it is taken to be normal
+NORMAL = 20.0  # standard deviation of a count from which it is taken to be normal
 LARGEST = 30.0  # effect, in standard deviations between units, beyond which nothing changes
 
 
