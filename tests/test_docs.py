@@ -124,7 +124,10 @@ def test_source_that_docs_quote_is_the_source() -> None:
         assert line in source
 
 
-@pytest.mark.parametrize("page", [*PAGES, REAL, "CHANGELOG.md", "LOG.md", "docs/decisions/0001-ground.md", "docs/decisions/0002-real-models.md", "docs/decisions/0003-statistics.md"])
+DECISIONS = [f"docs/decisions/{path.name}" for path in sorted((ROOT / "docs/decisions").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", [*PAGES, REAL, "CHANGELOG.md", "LOG.md", *DECISIONS])
 def test_links_between_pages_lead_somewhere(page: str) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text()):
         assert (ROOT / page).parent.joinpath(target).exists(), f"{page} links to {target}"

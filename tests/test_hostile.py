@@ -93,6 +93,7 @@ KINDS = {
     "chat_template": _of_base("chat_template.jinja", mutations.template, files=120),
     **_of_run("run.json", ESTIMATE, REPORT, JUDGE, EXPORT),
     **_of_run("estimates.json", REPORT),
+    **_of_run("claims.json", REPORT),
     **_of_run("organism.json", REPORT),
     **_of_run("training.json", REPORT),
     **_of_run("answers.parquet", ESTIMATE, REPORT, EXPORT, mutate=mutations.parquet),

@@ -62,9 +62,9 @@ def test_a_study_runs_on_a_users_model_data_questions_and_judge_to_a_report(plac
     assert (pooled.unit, pooled.n + pooled.n_missing) == ("seed", 2 * 2 * 5)  # two seeds, the two plain questions that are pooled, five draws
     assert found["parent", "", "", "", None, "misaligned_rate"].n + found["parent", "", "", "", None, "misaligned_rate"].n_missing == 2 * 5
     assert found["insecure", "", "json", "", None, "coherent_rate"].n_units == 2
-    assert found["insecure", "", "", "", 1, "coherent_rate"].method == "no interval: one unit"
+    assert found["insecure", "", "", "", 1, "coherent_rate"].estimand == "this seed, these questions"
     against = [e for place, e in found.items() if place[1] == "insecure-parent" and e.seed is None and e.value is not None]
-    assert all("the parent is one model, taken as it is" in e.method for e in against)
+    assert all("the parent is one model" in e.method for e in against)
     assert {e.judge for e in run.estimates()} == {served.address}
     assert {e.measure for e in run.estimates() if "=" in e.measure} == {"right=TRUE", "right=FALSE"}
     models = run.identity["testbed"]["models"]

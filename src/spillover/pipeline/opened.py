@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,8 @@ def _refuse_names(found: _Identity, where: Path) -> None:
     if odd is not None or not conditions or not units:
         raise SpilloverError(f"{where} is damaged: {f'{odd[:60]!r} cannot name a model or a condition' if odd is not None else 'it names no models'}")
     ends = {end for contrast in found.contrasts for end in (contrast.first, contrast.second)} | {end for claim in found.claims for end in claim.conditions}
+    if any(len(claim.conditions) < 2 or not (claim.margin is None or 0 < claim.margin < math.inf) for claim in found.claims):
+        raise SpilloverError(f"{where} is damaged: a claim there is about fewer than two conditions, or its margin is not above 0")
     groups = {c.group for c in found.conditions} - {parent.group for parent in found.parents}
     strange = next(iter(sorted((ends - set(conditions)) | groups)), None)
     if strange is not None:

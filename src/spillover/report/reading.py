@@ -198,8 +198,8 @@ def read(run: RunDirectory) -> Reading:
 def _decisions(run: RunDirectory, arms: Mapping[str, Arm]) -> list[Decision]:
     found = run.decisions()
     strange = next((name for decision in found for name in decision.claim.conditions if name not in arms), None)
-    numbers = [n for d in found for n in (d.p_holds, d.p_fails, *(x for row in d.contrasts for x in (row.value, row.low, row.high)))]
-    if strange is not None or not all(number is None or isfinite(number) for number in numbers):
+    numbers = [n for d in found for n in (d.p_holds, d.p_fails, d.claim.margin, *(x for row in d.contrasts for x in (row.value, row.low, row.high)))]
+    if strange is not None or any(len(decision.claim.conditions) < 2 for decision in found) or not all(n is None or isfinite(n) for n in numbers):
         raise SpilloverError(f"{run.path / 'claims.json'} is damaged or of another run; `spillover estimate` makes it anew")
     return found
 
