@@ -127,7 +127,7 @@ def _critical(total: int, answers: int, alpha: float) -> int:
     child = np.arange(max(0, total - answers, math.floor(total / 2 - reach)), min(total, answers, math.ceil(total / 2 + reach)) + 1)
     cells = (child, answers - child, total - child, answers - total + child)
     logs = -sum(special.gammaln(cell + 1) for cell in cells)
-    chances = np.exp(logs - special.logsumexp(logs))
+    chances = np.exp(logs - np.asarray(special.logsumexp(logs)))
     rejected = child[np.cumsum(chances[::-1])[::-1] <= alpha * (1 + 1e-9)]
     return int(rejected[0]) if len(rejected) else answers + 1
 
