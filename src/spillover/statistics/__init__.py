@@ -1,1 +1,1 @@
-"""Rates, intervals and contrasts; the only room where numbers get an interval."""
+"""Rates, intervals, contrasts, claims, sequential tests and plans; the only room where a number becomes a claim."""
