@@ -85,6 +85,7 @@ def test_a_count_taken_to_be_normal_is_rejected_where_an_exact_one_is() -> None:
             assert abs(planning._critical(total, answers, alpha) - exact) <= (1 if total * (2 * answers - total) > 8 * answers * planning.NORMAL**2 else 0)
 
 
+@pytest.mark.slow
 def test_the_least_rate_that_is_seen_is_seen_and_a_little_less_is_not() -> None:
     for parent, answers in ((0.0, 800), (0.001, 800), (0.1, 800), (0.5, 100), (0.02, 20_000)):
         least = planning.least_seen(parent, answers)
@@ -270,6 +271,7 @@ def test_a_plan_for_a_difference_that_is_not_there_says_so() -> None:
         assert "this difference" not in done.stdout
 
 
+@pytest.mark.slow
 def test_a_plan_with_a_tolerance_says_on_which_side_and_when() -> None:
     below = spillover("--parent", "0.01", "--child", "0.005", "--tolerance", "0.01").stdout
     assert "to show that the difference, -0.5 %, is below the tolerance, 1 %:\n  looking after every draw: " in below
