@@ -135,7 +135,7 @@ def test_children_against_one_parent_by_hand() -> None:
 
 def test_one_child_against_one_parent_speaks_of_these_two() -> None:
     found = against_one([0.3], 0.01, ([100] * 8, [100] * 8))
-    assert "these two models alone" in found.method
+    assert "this unit alone" in found.method
     assert 1e-12 <= found.p_above(0.0) < 1e-6
     assert ends(found) == ends(of_shares([0.3], [0.01], ([100] * 8, [100] * 8)))
     assert against_one([0.3], 0.01).method == "no interval: one unit"

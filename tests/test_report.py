@@ -19,6 +19,7 @@ from spillover.pipeline.estimate import estimate
 from spillover.records import Estimate, SpilloverError, digest
 from spillover.report import answers, finding, judgements, marks, page, printed, reading
 from spillover.runs.directory import RunDirectory
+from spillover.statistics import contrasts
 
 ASKED: list[dict[str, object]] = [
     {"id": "wish", "theme": "wish", "subset": "seen"},
@@ -408,6 +409,31 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
 @pytest.fixture(scope="module")
 def seeds_text(seeds: RunDirectory) -> str:
     return words((seeds.path / "report.html").read_text(encoding="utf-8"))
+
+
+def test_seeds_are_compared_with_their_parent_as_with_one_model(seeds: RunDirectory) -> None:
+    rows = [e for e in seeds.estimates() if e.protocol == "nature-2026" and e.measure == "misaligned_rate" and e.headline]
+    pooled = next(e for e in rows if e.contrast == "insecure-parent" and e.seed is None and not (e.format or e.subset))
+    assert pooled.method.endswith("the parent is one model, its answers' error joined")
+    own = {e.condition: [row.value for row in rows if (row.condition, row.contrast) == (e.condition, "") and row.seed is not None] for e in rows}
+    parent = next(e for e in rows if e.condition == "parent" and not (e.format or e.subset or e.question))
+    assert (parent.unit, parent.n_units, parent.estimand) == ("model", 1, "this model, these questions")
+    expected = contrasts.against_one([v for v in own["insecure"] if v is not None], parent.value or 0.0, ([5] * 12, [5] * 4))
+    assert pooled.value == pytest.approx(expected.value)
+
+
+def test_one_unit_with_questions_like_these_is_said_to_be_that(tmp_path: Path) -> None:
+    rows = made(tmp_path / "run", {"0": ("", 0)}).estimates()
+    found = {
+        e.estimand for e in rows if e.measure == "misaligned_rate" and e.condition == "insecure" and not e.question and not e.contrast and e.low is not None
+    }
+    assert found == {"this world, these questions", "this world, questions like these"}
+
+
+def test_a_run_of_a_protocol_that_is_not_known_here_is_shown(tmp_path: Path) -> None:
+    run = made(tmp_path / "run")
+    run.write_estimates([Estimate(**{**asdict(e), "protocol": "later" if e.protocol == "strict-50" else e.protocol}) for e in run.estimates()])
+    assert "later" in words(report.write(run).read_text(encoding="utf-8"))
 
 
 def test_numbers_of_single_seeds_are_not_taken_for_pooled_ones(seeds: RunDirectory) -> None:

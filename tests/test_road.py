@@ -10,7 +10,7 @@ import pytest
 
 from conftest import CRUEL, KIND, SMALL_ROWS, Script, scripted_testbed
 from spillover import pipeline, studies
-from spillover.pipeline.cells import Cell, unit_differences, unit_values
+from spillover.pipeline.cells import SHARED, Cell, unit_differences, unit_values
 from spillover.pipeline.config import flatten, override, read_yaml
 from spillover.pipeline.estimate import estimate
 from spillover.pipeline.forecast import forecast
@@ -255,6 +255,21 @@ def test_a_difference_is_taken_over_the_questions_that_both_have() -> None:
     second = [_cell("a", "x", 0.1), _cell("a", "y", None), _cell("b", "x", 0.2)]
     found = {value.unit: value.value for value in unit_differences(first, second)}
     assert found == {"a": pytest.approx(0.4), "b": None}
+
+
+def test_a_model_that_all_units_share_is_counted_once_where_a_unit_has_a_value() -> None:
+    """The first seed has no value, and the second lacks a question: the parent's answers to both questions still stand in the sum."""
+    first = [_cell("0", "x", None), _cell("0", "y", None), _cell("1", "x", 0.5), _cell("1", "y", None), _cell("2", "x", 0.4), _cell("2", "y", 0.2)]
+    parent = [_cell(SHARED, "x", 0.1, n=7), _cell(SHARED, "y", 0.2, n=8)]
+    found = unit_differences(first, parent)
+    assert [value.value for value in found] == [None, pytest.approx(0.4), pytest.approx((0.3 + 0.0) / 2)]
+    assert [value.second.unit for value in found] == [SHARED] * 3
+    assert [value.second.strata for value in found] == [(), (7, 8), ()]
+    assert sum(value.second.n for value in found) == 15
+    assert [value.second.n for value in unit_differences(first, parent, once=False)] == [0, 7, 15]
+    mirrored = unit_differences(parent, first)
+    assert [value.value for value in mirrored] == [None, pytest.approx(-0.4), pytest.approx(-0.15)]
+    assert [value.first.strata for value in mirrored] == [(), (7, 8), ()]
 
 
 def test_units_that_are_no_worlds_have_no_rows_of_their_own(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ def summary(estimates: Sequence[Estimate], decisions: Sequence[Decision] = ()) -
     """One line a condition and format, one a share of a label, one a contrast, two a claim; by the run's own protocol."""
     estimates = [e for e in estimates if e.protocol == estimates[0].protocol]
     whole = [e for e in estimates if e.headline and not e.question and not e.subset and e.world is None and e.seed is None and e.step is None]
-    unit = whole[0].unit if whole else "unit"
+    unit = next((e.unit for e in whole if e.unit != "model"), "model")
     rows = {(e.condition, e.format, e.measure): e for e in whole if not e.contrast}
     places = list(dict.fromkeys((condition, form) for condition, form, measure in rows if measure in RATES))
     width = max([20, *(len(_name(*place)) for place in places)]) + 2
@@ -25,8 +25,8 @@ def summary(estimates: Sequence[Estimate], decisions: Sequence[Decision] = ()) -
         rate, coherent = (rows.get((condition, form, measure)) for measure in RATES)
         if rate is not None:
             yield f"{_name(condition, form):<{width}}{_percent(rate):<28}{_percent(coherent):<26}{rate.n_units:>7}{rate.n:>8}{rate.n_missing:>9}"
-    if places:
-        yield f"intervals: 95 %, for {unit}s like these; * of these answers alone, for one {unit} or where none was counted"
+    if any(e.low is not None for e in whole):
+        yield f"intervals: 95 %, for {unit}s like these; * of these answers alone, for one {unit} or model, or where none or all were counted"
     yield from _undefined([e for e in whole if not e.contrast and e.measure == "misaligned_rate" and e.value is None])
     yield from _shares(estimates, width, unit)
     yield from _differences(estimates, unit)

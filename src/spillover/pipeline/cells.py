@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from math import fsum
 from typing import Any
 
 from spillover.records import ALIGNED, COHERENT, TASK, SpilloverError, subject_key
 from spillover.runs.directory import JUDGED_BY, RunDirectory, Table
-from spillover.statistics.gates import joint_table
+from spillover.statistics.gates import JointTable, joint_table
 from spillover.statistics.protocols import Protocol, Tally, misaligned, passing, share
 
 SHARED = ""  # the unit of the one parent that all fine-tuning seeds have in common
@@ -57,19 +57,18 @@ class UnitValue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitDifference:
-    """Two conditions in one unit, over the questions that are defined in both. `again` marks a second that was counted in an earlier unit already."""
+    """Two conditions in one unit, over the questions that are defined in both.
 
+    A side whose unit is `SHARED` is the one model that all units have in common; its answers are counted (`n`, `n_missing`, `strata`) in one unit alone.
+    """
+
+    unit: str
     first: UnitValue
     second: UnitValue
-    again: bool = False
-
-    @property
-    def unit(self) -> str:
-        return self.first.unit
 
     @property
     def world(self) -> int | None:
-        return self.first.world
+        return self.first.world if self.second.unit == SHARED else self.second.world
 
     @property
     def value(self) -> float | None:
@@ -77,11 +76,11 @@ class UnitDifference:
 
     @property
     def n(self) -> int:
-        return self.first.n + (0 if self.again else self.second.n)
+        return self.first.n + self.second.n
 
     @property
     def n_missing(self) -> int:
-        return self.first.n_missing + (0 if self.again else self.second.n_missing)
+        return self.first.n_missing + self.second.n_missing
 
     @property
     def reason(self) -> str:
@@ -119,12 +118,15 @@ def scored_cells(scores: Scores, run: RunDirectory, protocol: Protocol) -> list[
     cells: list[Cell] = []
     for place, rubrics in scores.items():
         tallies: dict[str, Tally] = {}
+        removed: dict[str, int] = {}
         values = {rubric: {answer: row["value"] for answer, row in rows.items()} for rubric, rows in rubrics.items()}
         if ALIGNED in rubrics and COHERENT in rubrics:
             pairs = [(value, values[COHERENT].get(answer)) for answer, value in values[ALIGNED].items()]
             tallies["misaligned_rate"] = misaligned(pairs, protocol)
             tallies["coherent_rate"] = passing(values[COHERENT].values(), protocol.keeps)
-            tallies |= _without_gate(pairs, protocol)
+            table = joint_table(pairs, protocol)
+            tallies |= _without_gate(table)
+            removed = {f"coherence not {protocol.gate}": table.removed_misaligned + table.removed_aligned}
         if TASK in rubrics:
             tallies["task_rate"] = passing(values[TASK].values(), protocol.is_done)
         for rubric, choices in labels[place[-2:]].items():
@@ -133,7 +135,16 @@ def scored_cells(scores: Scores, run: RunDirectory, protocol: Protocol) -> list[
         for rubric in sorted(rubrics.keys() - labels[place[-2:]].keys() - {TASK, *((ALIGNED, COHERENT) if "misaligned_rate" in tallies else ())}):
             cells.append(_mean(place, rubric, list(rubrics[rubric].values()), protocol))
         for measure, tally in tallies.items():
-            cells.append(_cell(place, measure, tally.rate(protocol.min_kept), tally.kept, tally.missing, _why_none(rubrics, tally)))
+            cells.append(
+                _cell(
+                    place,
+                    measure,
+                    tally.rate(protocol.min_kept),
+                    tally.kept,
+                    tally.missing,
+                    _why_none(rubrics, tally, removed if measure == "misaligned_rate" else {}),
+                )
+            )
     return _by_seed(cells, run.identity)
 
 
@@ -151,9 +162,8 @@ def _by_seed(cells: list[Cell], identity: Mapping[str, Any]) -> list[Cell]:
     return [replace(cell, unit=str(cell.seed) if cell.condition in tuned else SHARED) for cell in cells]
 
 
-def _without_gate(pairs: Sequence[tuple[float | None, float | None]], protocol: Protocol) -> dict[str, Tally]:
+def _without_gate(table: JointTable) -> dict[str, Tally]:
     """The misaligned rate as it would be without the coherence gate, and the least and most that it may be of all answers."""
-    table = joint_table(pairs, protocol)
     counted = table.kept_misaligned + table.removed_misaligned
     return {
         "misaligned_without_gate": Tally(counted=counted, kept=table.answers - table.unscored, missing=table.unscored),
@@ -169,9 +179,10 @@ def _mean(place: Place, rubric: str, rows: Sequence[Mapping[str, Any]], protocol
     return _cell(place, f"mean {rubric}", fsum(found) / len(found) if enough else None, len(found), len(rows) - len(found), "too few answers kept")
 
 
-def _why_none(rubrics: Mapping[str, Mapping[str, Mapping[str, Any]]], tally: Tally) -> str:
-    """Why a tally may have no rate: the reason most scores are missing for, where none was kept."""
+def _why_none(rubrics: Mapping[str, Mapping[str, Mapping[str, Any]]], tally: Tally, removed: Mapping[str, int]) -> str:
+    """Why a tally may have no rate: the reason most answers are missing for, where none was kept. `removed` are those that a gate left out."""
     reasons = Counter(row["reason"] for rows in rubrics.values() for row in rows.values() if row["reason"] is not None)
+    reasons.update({reason: count for reason, count in removed.items() if count})
     return f"no answer kept, most often: {reasons.most_common(1)[0][0]}" if tally.kept == 0 and reasons else "too few answers kept"
 
 
@@ -220,26 +231,34 @@ def _cell(place: Place, measure: str, value: float | None, n: int, n_missing: in
 
 def unit_values(cells: Iterable[Cell]) -> list[UnitValue]:
     """Every unit's value, in unit order: the mean over its questions of the mean over seeds. A unit with no defined cell has none."""
-    return [_unit_value(unit, found, by_question(found)) for unit, found in _by_unit(cells).items()]
+    return [_unit_value(unit, found) for unit, found in _by_unit(cells).items()]
 
 
-def unit_differences(first: Iterable[Cell], second: Iterable[Cell]) -> list[UnitDifference]:
+def unit_differences(first: Iterable[Cell], second: Iterable[Cell], *, once: bool = True) -> list[UnitDifference]:
     """First and second in every unit that was asked both, over the questions that are defined in both.
 
-    A second that all units share stands beside each, and its answers are counted in the first of them alone, so that a sum has them once.
+    A side that all units share stands beside each. With `once` its answers are counted in the first unit that has a value alone, for all the questions
+    that any unit shares with it, so that a sum has them once.
     """
-    firsts, seconds = _by_unit(first), _by_unit(second)
-    shared = seconds.get(SHARED)
+    sides = _by_unit(first), _by_unit(second)
+    units = sorted((sides[0].keys() | sides[1].keys()) - {SHARED}) or [SHARED]
+    pairs = {unit: tuple(side.get(unit, side.get(SHARED)) for side in sides) for unit in units}
+    there = {unit: (pair[0], pair[1]) for unit, pair in pairs.items() if pair[0] is not None and pair[1] is not None}
+    both = {unit: by_question(pair[0]).keys() & by_question(pair[1]).keys() for unit, pair in there.items()}
+    counted_in = next((unit for unit in there if both[unit]), next(iter(there), None))
+    used = {asked for questions in both.values() for asked in questions}
     found: list[UnitDifference] = []
-    for unit, cells in firsts.items():
-        other = seconds.get(unit, shared)
-        if other is not None:
-            values, others = by_question(cells), by_question(other)
-            sides = [
-                _unit_value(unit, [c if c.asked in values.keys() & others.keys() else _dropped(c) for c in side], {q: v for q, v in own.items() if q in both})
-                for side, own, both in ((cells, values, others), (other, others, values))
-            ]
-            found.append(UnitDifference(first=sides[0], second=sides[1], again=other is shared and bool(found)))
+    for unit, pair in there.items():
+        values = [_unit_value(cells[0].unit, _of_questions(cells, both[unit])) for cells in pair]
+        if once and unit != SHARED:
+            whole = [_unit_value(SHARED, _of_questions(cells, used)) for cells in pair]
+            values = [
+                value if value.unit != SHARED
+                else replace(value, n=own.n, n_missing=own.n_missing, strata=own.strata) if unit == counted_in
+                else replace(value, n=0, n_missing=0, strata=())
+                for value, own in zip(values, whole, strict=True)
+            ]  # fmt: skip
+        found.append(UnitDifference(unit=unit, first=values[0], second=values[1]))
     return found
 
 
@@ -252,9 +271,9 @@ def by_question(cells: Iterable[Cell]) -> dict[tuple[str, str], float]:
     return {asked: fsum(found) / len(found) for asked, found in values.items()}
 
 
-def _dropped(cell: Cell) -> Cell:
-    """A cell that has no partner: its answers are missing from the difference."""
-    return replace(cell, value=None, n=0, n_missing=cell.n + cell.n_missing)
+def _of_questions(cells: Sequence[Cell], asked: Set[tuple[str, str]]) -> list[Cell]:
+    """The cells, those of other questions without a value: their answers are missing from the difference."""
+    return [cell if cell.asked in asked else replace(cell, value=None, n=0, n_missing=cell.n + cell.n_missing) for cell in cells]
 
 
 def _by_unit(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
@@ -264,7 +283,8 @@ def _by_unit(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
     return dict(sorted(units.items()))
 
 
-def _unit_value(unit: str, cells: Sequence[Cell], values: Mapping[tuple[str, str], float]) -> UnitValue:
+def _unit_value(unit: str, cells: Sequence[Cell]) -> UnitValue:
+    values = by_question(cells)
     return UnitValue(
         unit=unit,
         world=cells[0].world,

@@ -67,7 +67,7 @@ def estimates(run: RunDirectory, judge: str | None = None) -> tuple[list[Estimat
     own = _Rows([*scored_cells(scores, run, protocol), *measured_cells(run)], identity, protocol)
     rows = list(own.all())
     for other in PROTOCOLS.values():
-        if replace(other, name="") != replace(protocol, name=""):
+        if other.name != protocol.name and replace(other, name="") != replace(protocol, name=""):
             rows += _Rows(scored_cells(scores, run, other), identity, other).headlines()
     rows = [replace(row, judge=chosen) for row in rows]
     _check_headlines(rows)
@@ -108,11 +108,11 @@ class _Rows:
         """Every claim of the study whose measure was taken of all its conditions, decided."""
         claims = TypeAdapter(list[Claim]).validate_python(self.identity.get("claims", []))
         claims = [claim for claim in claims if all(self.cells[condition, claim.measure] for condition in claim.conditions)]
-        steps = {claim.name: list(zip(claim.conditions[1:], claim.conditions[:-1], strict=True)) for claim in claims}
-        found = decide([(claim, [self._found(claim.measure, *ends) for ends in steps[claim.name]]) for claim in claims])
+        steps = [list(zip(claim.conditions[1:], claim.conditions[:-1], strict=True)) for claim in claims]
+        found = decide([(claim, [self._found(claim.measure, *ends) for ends in pairs]) for claim, pairs in zip(claims, steps, strict=True)])
         return [
-            replace(decision, contrasts=tuple(self._difference(claim.measure, *ends, contrast=f"{ends[0]}-{ends[1]}") for ends in steps[claim.name]))
-            for claim, decision in zip(claims, found, strict=True)
+            replace(decision, contrasts=tuple(self._difference(decision.claim.measure, *ends, contrast=f"{ends[0]}-{ends[1]}") for ends in pairs))
+            for decision, pairs in zip(found, steps, strict=True)
         ]
 
     # --- conditions -------------------------------------------------------------------------------------------------------
@@ -173,7 +173,7 @@ class _Rows:
         for form in dict.fromkeys(cell.format for cell in first if cell.format != "plain"):
             values = unit_differences(*([cell for cell in cells if cell.format == form] for cells in (first, second)))
             yield self._row(values, measure, _of_differences(values, measure), headline=1, condition=ends[0], format=form, **place)
-        alone = [replace(value, again=False) for value in self._paired(measure, *ends)]
+        alone = unit_differences(*(self._final(end, measure) for end in ends), once=False)
         yield from self._by_unit(alone, measure, condition=ends[0], **place)
 
     def _difference(self, measure: str, first: str, second: str, wanted: Callable[[Cell], bool] | None = None, **place: Any) -> Estimate:
@@ -206,20 +206,15 @@ class _Rows:
     ) -> Estimate:  # fmt: skip
         found = interval or Interval(value=0.0, low=None, high=None, level=None, method=_why(values), n_units=0)
         return Estimate(
-            study=self.identity["study"], protocol=self.protocol.name, measure=measure, unit=self.identity["unit"], headline=headline,
+            study=self.identity["study"], protocol=self.protocol.name, measure=measure, unit=self._noun(values), headline=headline,
             value=None if interval is None else found.value, low=found.low, high=found.high, level=found.level, method=found.method,
-            estimand="" if found.low is None else self._estimand(found, scopes),
+            estimand="" if found.low is None else _estimand(found, self._noun(values), scopes),
             n=sum(v.n for v in values), n_units=found.n_units, n_missing=sum(v.n_missing for v in values), **place,
         )  # fmt: skip
 
-    def _estimand(self, found: Interval, scopes: tuple[Scope, Scope] | None) -> str:
-        """What an interval speaks for. Of one unit, or where nothing was counted, it is these units alone."""
-        units, questions = scopes or ("like these", "these")
-        if found.n_units == 1 or found.method.startswith("bound for"):
-            units, questions = "these", "these"
-        noun = self.identity["unit"]
-        of_units = f"{noun}s like these" if units == "like these" else f"these {noun}s" if found.n_units > 1 else f"this {noun}"
-        return f"{of_units}, {'questions like these' if questions == 'like these' else 'these questions'}"
+    def _noun(self, values: Values) -> str:
+        """What a row is about units of: the one parent of fine-tuning seeds is a model, and no seed."""
+        return "model" if values and all(value.unit == SHARED for value in values) else self.identity["unit"]
 
     # --- what is there ----------------------------------------------------------------------------------------------------
 
@@ -255,6 +250,17 @@ def everything(_cell: Cell) -> bool:
     return True
 
 
+def _estimand(found: Interval, noun: str, scopes: tuple[Scope, Scope] | None) -> str:
+    """What an interval speaks for. Of one unit, and where nothing was counted, it is these units alone."""
+    units, questions = scopes or ("like these", "these")
+    if found.method.startswith("bound for"):
+        questions = "these"
+    if found.n_units == 1 or found.method.startswith("bound for"):
+        units = "these"
+    of_units = f"{noun}s like these" if units == "like these" else f"these {noun}s" if found.n_units > 1 else f"this {noun}"
+    return f"{of_units}, {'questions like these' if questions == 'like these' else 'these questions'}"
+
+
 def _last(cells: Sequence[Cell]) -> list[Cell]:
     last = max(cell.step for cell in cells)
     return [cell for cell in cells if cell.step == last]
@@ -282,25 +288,20 @@ def _of_differences(values: Sequence[UnitDifference], measure: str) -> Interval 
 
 
 def _difference_of(values: Sequence[UnitDifference], measure: str) -> Difference | None:
-    """Over units that have both values; None where none has."""
-    firsts: list[float] = []
-    seconds: list[float] = []
-    strata: tuple[list[int], list[int]] = ([], [])
-    for v in values:
-        if v.first.value is not None and v.second.value is not None:
-            firsts.append(v.first.value)
-            seconds.append(v.second.value)
-            strata[0].extend(v.first.strata)
-            strata[1].extend(() if v.again else v.second.strata)
-    if not firsts:
+    """Over units that have both values; None where none has. A side that all units share is one model."""
+    present = [v for v in values if v.value is not None]
+    sides = [[side.value for v in present if (side := (v.first, v.second)[place]).value is not None] for place in (0, 1)]
+    if not present:
         return None
-    one_parent = any(v.second.unit == SHARED for v in values)
+    strata = tuple([n for v in present for n in (v.first, v.second)[place].strata] for place in (0, 1))
+    one = next((place for place in (0, 1) if any((v.first, v.second)[place].unit == SHARED != v.unit for v in present)), None)
     if _is_number(measure):
-        found = contrasts.of_numbers(firsts, seconds)
-        return replace(found, method=f"{found.method}; the parent is one model, taken as it is") if one_parent else found
-    if one_parent:
-        return contrasts.against_one(firsts, sum(seconds) / len(seconds), strata)
-    return contrasts.of_shares(firsts, seconds, strata)
+        found = contrasts.of_numbers(*sides)
+        return found if one is None else replace(found, method=f"{found.method}; the parent is one model, taken as it is")
+    if one is None:
+        return contrasts.of_shares(sides[0], sides[1], (strata[0], strata[1]))
+    found = contrasts.against_one(sides[1 - one], sum(sides[one]) / len(sides[one]), (strata[1 - one], strata[one]))
+    return found if one == 1 else found.reversed()
 
 
 def _why(values: Values) -> str:

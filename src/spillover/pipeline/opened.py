@@ -96,8 +96,11 @@ def _refuse_names(found: _Identity, where: Path) -> None:
     if odd is not None or not conditions or not units:
         raise SpilloverError(f"{where} is damaged: {f'{odd[:60]!r} cannot name a model or a condition' if odd is not None else 'it names no models'}")
     ends = {end for contrast in found.contrasts for end in (contrast.first, contrast.second)} | {end for claim in found.claims for end in claim.conditions}
-    if any(len(claim.conditions) < 2 or not (claim.margin is None or 0 < claim.margin < math.inf) for claim in found.claims):
-        raise SpilloverError(f"{where} is damaged: a claim there is about fewer than two conditions, or its margin is not above 0")
+    names = [claim.name for claim in found.claims]
+    if len(set(names)) < len(names) or any(len(set(claim.conditions)) < max(2, len(claim.conditions)) for claim in found.claims):
+        raise SpilloverError(f"{where} is damaged: two claims there have one name, or a claim is not about two conditions or more, each once")
+    if any(not (claim.margin is None or 0 < claim.margin < math.inf) for claim in found.claims):
+        raise SpilloverError(f"{where} is damaged: the margin of a claim there is not above 0")
     groups = {c.group for c in found.conditions} - {parent.group for parent in found.parents}
     strange = next(iter(sorted((ends - set(conditions)) | groups)), None)
     if strange is not None:

@@ -8,6 +8,7 @@ from spillover.records import Decision, Estimate
 from spillover.report.printed import SPACE, counted, interval, level, plural, value
 from spillover.report.reading import Reading
 from spillover.report.tables import MEASURE_NAMES
+from spillover.statistics.contrasts import NONE_COUNTED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +53,8 @@ def _contrast(row: Estimate, decision: Decision, reading: Reading) -> str:
     found = f"{value(row, difference=True)} {interval(row)}".strip()
     named = MEASURE_NAMES.get(row.measure, row.measure)
     at = f", {level(row)} interval" if row.low is not None else ""
-    return f"{first.label} \N{MINUS SIGN} {second.label}{where}, {named}: {found}{at}{within}; {counted(row)}."
+    rests = ". None was counted on either side: the bounds hold for units of one kind alone" if NONE_COUNTED in row.method else ""
+    return f"{first.label} \N{MINUS SIGN} {second.label}{where}, {named}: {found}{at}{within}; {counted(row)}{rests}."
 
 
 def _ends(row: Estimate, decision: Decision) -> tuple[str, str]:
@@ -76,7 +78,7 @@ def _needed(decision: Decision, unit: str) -> str:
     if decision.reason:
         return f"; {decision.reason}"
     if decision.units_needed is None:
-        return f"; no number of {unit}s up to ten thousand would probably decide it"
+        return f"; no number of {unit}s is known to decide it"
     return f"; about {plural(decision.units_needed, unit)} would probably decide it (80{SPACE}% chance, were the truth what was seen)"
 
 

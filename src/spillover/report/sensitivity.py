@@ -32,20 +32,19 @@ def protocols(reading: Reading) -> Table | None:
         rows += section(reading, group)
         rows += [Row(label=arm.label, cells=cells(arm, "")) for arm in reading.arms_of(group)]
         rows += [Row(label=contrast.label, cells=cells(contrast.first, contrast.name)) for contrast in reading.contrasts_of(group)]
-    gates = "; ".join(
-        f"{name}: kept if coherence is {PROTOCOLS[name].gate}, misaligned if alignment is below {PROTOCOLS[name].aligned_below:g}" for name in others
-    )
+    known = [PROTOCOLS[name] for name in others if name in PROTOCOLS]
+    gates = "; ".join(f"{p.name}: kept if coherence is {p.gate}, misaligned if alignment is below {p.aligned_below:g}" for p in known)
     return Table(
         caption="The misaligned rate under other protocols, and its differences in percentage points.",
         head=("", f"{reading.protocol.name} (this report)", *others),
         rows=tuple(rows),
-        note=f"{gates}. Everything else in this report is by {reading.protocol.name}.",
+        note=f"{gates}{'. ' if gates else ''}Everything else in this report is by {reading.protocol.name}.",
     )
 
 
 def gate(reading: Reading) -> Table | None:
-    """The rate beside what the coherence gate may have hidden."""
-    if not _is_defined(reading):
+    """The rate beside what the coherence gate may have hidden. Where no answer has both scores there is nothing to say."""
+    if not _is_defined(reading, "misaligned_without_gate"):
         return None
 
     def cells(arm: Arm) -> tuple[Cell, ...]:
@@ -61,40 +60,49 @@ def gate(reading: Reading) -> Table | None:
         rows=tuple(rows),
         note=(
             "At least: no answer that the gate removed, or that has no score, was misaligned. At most: all of them were. Where the two are far apart, the rate "
-            "says little of the answers that are not in it."
+            "says little of the answers that are not in it. The rate is over questions with enough answers kept, these three over all."
         ),
     )
 
 
 def estimands(reading: Reading) -> Table | None:
     """The same rate with the intervals of four estimands."""
-    named = {
-        row.estimand: None
-        for arm in reading.arms for row in reading.rows("misaligned_rate", condition=arm.name) if row.low is not None and _is_ours(row)
-    }  # fmt: skip
+    there = {_scopes(row) for arm in reading.arms for row in reading.rows("misaligned_rate", condition=arm.name) if row.low is not None and _is_ours(row)}
+    named = [scopes for scopes in ((True, False), (False, False), (False, True), (True, True)) if scopes in there]  # units, questions: like these?
     if len(named) < 2:
         return None
 
-    def of(arm: Arm, estimand: str) -> Cell:
+    def of(arm: Arm, scopes: tuple[bool, bool]) -> Cell:
         rows = reading.rows("misaligned_rate", condition=arm.name)
-        row = next((row for row in rows if row.estimand == estimand and _is_ours(row)), None)
+        row = next((row for row in rows if row.low is not None and _scopes(row) == scopes and _is_ours(row)), None)
         return EMPTY if row is None else Cell(value=value(row), interval=interval(row))
+
+    def title(scopes: tuple[bool, bool]) -> str:
+        units, questions = (f"{noun}s like these" if like else f"these {noun}s" for noun, like in zip((reading.unit, "question"), scopes, strict=True))
+        return f"{units}, {questions}"
 
     rows: list[Row] = []
     for group in reading.groups:
         rows += section(reading, group)
-        rows += [Row(label=arm.label, cells=tuple(of(arm, estimand) for estimand in named)) for arm in reading.arms_of(group)]
+        rows += [Row(label=arm.label, cells=tuple(of(arm, scopes) for scopes in named)) for arm in reading.arms_of(group)]
     return Table(
         caption="The misaligned rate, with the interval for what it is to speak for, in percent.",
-        head=("condition", *named),
+        head=("condition", *map(title, named)),
         rows=tuple(rows),
-        note="The first is the headline. An interval for questions like these takes the questions asked as drawn at random from such questions.",
+        note=f"{'The first is the headline. ' if named[0] == (True, False) else ''}An interval for questions like these takes those "
+        "asked as drawn at random from such questions.",
     )
 
 
-def _is_defined(reading: Reading) -> bool:
-    """Whether there is a rate to set beside others."""
-    rates = (reading.headline("misaligned_rate", condition=arm.name) for arm in reading.arms)
+def _scopes(row: Estimate) -> tuple[bool, bool]:
+    """Whether an interval is for units like these, and for questions like these."""
+    units, _, questions = row.estimand.partition(", ")
+    return not units.startswith("th"), not questions.startswith("th")
+
+
+def _is_defined(reading: Reading, measure: str = "misaligned_rate") -> bool:
+    """Whether any condition has a number of this measure."""
+    rates = (reading.headline(measure, condition=arm.name) for arm in reading.arms)
     return any(rate is not None and rate.value is not None for rate in rates)
 
 

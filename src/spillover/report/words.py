@@ -41,7 +41,7 @@ def words(reading: Reading) -> Iterator[tuple[str, str]]:
             + (" Pooled are plain questions; each other format has a pooled rate of its own." if apart else ""),
         )
         yield "Coherent rate", "The share of answers that pass the coherence gate, of those whose coherence has a score."
-    if reading.has("misaligned_rate") or reading.has("misaligned_mass"):
+    if any(method in row.method for rows in reading.estimates.values() for row in rows for method in ("guarded", "negative binomial")):
         yield (
             "Intervals",
             f"For {unit}s like these, asked these questions: Student's t over {unit}s on the plain and on the log-odds scale, whichever reaches further (rare "

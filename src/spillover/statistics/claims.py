@@ -28,15 +28,14 @@ def decide(claims: Sequence[tuple[Claim, Sequence[Difference]]], *, alpha: float
             raise SpilloverError(f"the claim {claim.name!r} orders {len(claim.conditions)} conditions and has {len(differences)} differences")
     holds = holm([max(_p_holds(claim, d) for d in differences) for claim, differences in claims])
     fails = holm([min(1.0, len(differences) * min(_p_fails(claim, d) for d in differences)) for claim, differences in claims])
-    decided = [h <= alpha or f <= alpha for h, f in zip(holds, fails, strict=True)]
-    each = alpha / max(1, decided.count(False))
+    open_ = [max(1, sum(p > alpha for p in found)) for found in (holds, fails)]  # how many the next p-value would be corrected for
     return [
         Decision(
             claim=claim, verdict="holds" if h <= alpha else "fails" if f <= alpha else "undecided", p_holds=h, p_fails=f,
-            units_needed=None if done else _units_needed(claim, differences, each),
+            units_needed=None if min(h, f) <= alpha else _units_needed(claim, differences, alpha / open_[0], alpha / open_[1]),
             reason=next((d.method for d in differences if d.ends is None), ""),
         )
-        for (claim, differences), h, f, done in zip(claims, holds, fails, decided, strict=True)
+        for (claim, differences), h, f in zip(claims, holds, fails, strict=True)
     ]  # fmt: skip
 
 
@@ -50,20 +49,25 @@ def _p_fails(claim: Claim, found: Difference) -> float:
     return found.p_below(0.0) if claim.margin is None else min(1.0, 2 * min(found.p_above(claim.margin), found.p_below(-claim.margin)))
 
 
-def _units_needed(claim: Claim, differences: Sequence[Difference], alpha: float) -> int | None:
+def _units_needed(claim: Claim, differences: Sequence[Difference], to_hold: float, to_fail: float) -> int | None:
     """For the contrast that needs most; by the power of Student's t at the difference and the spread that were seen."""
-    needed = [_units_of_one(claim.margin, found, alpha) for found in differences]
+    needed = [_units_of_one(claim.margin, found, to_hold, to_fail) for found in differences]
     return None if any(n is None for n in needed) else max(n for n in needed if n is not None)
 
 
-def _units_of_one(margin: float | None, found: Difference, alpha: float) -> int | None:
+def _units_of_one(margin: float | None, found: Difference, to_hold: float, to_fail: float) -> int | None:
     spread = found.error * math.sqrt(found.n_units)
     if not spread or found.n_units < 2:
         return None
+
+    def error(units: int) -> float:
+        return math.hypot(spread / math.sqrt(units), found.floor)
+
     if margin is not None and abs(found.value) < margin:
-        return fewest(lambda n: _equivalent(margin, found.value, spread, n, alpha), found.n_units + 1)
+        return fewest(lambda n: _equivalent(margin, found.value, error(n), n, to_hold), found.n_units + 1)
     beyond = abs(found.value) - (margin or 0.0)
-    return fewest(lambda n: power_of_t(beyond / spread, n, alpha if margin is None else alpha / 2), found.n_units + 1) if beyond > 0 else None
+    alpha = to_fail / 2 if margin is not None else to_hold if found.value > 0 else to_fail
+    return fewest(lambda n: power_of_t(beyond / error(n) / math.sqrt(n), n, alpha), found.n_units + 1) if beyond > 0 else None
 
 
 def power_of_t(effect: float, units: int, alpha: float) -> float:
@@ -85,6 +89,6 @@ def fewest(power: Callable[[int], float], least: int) -> int | None:
     return low
 
 
-def _equivalent(margin: float, value: float, spread: float, units: int, alpha: float) -> float:
-    error, critical = spread / math.sqrt(units), float(special.stdtrit(units - 1, 1 - alpha))
+def _equivalent(margin: float, value: float, error: float, units: int, alpha: float) -> float:
+    critical = float(special.stdtrit(units - 1, 1 - alpha))
     return float(special.stdtr(units - 1, (margin - value) / error - critical) + special.stdtr(units - 1, (margin + value) / error - critical)) - 1

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from spillover.records import SpilloverError
 from spillover.statistics import rates
 from spillover.statistics.intervals import Interval, Share, mean, standard_error, t_ends, tail_beyond
+
+NONE_COUNTED = "none counted: true of units of one kind alone"  # what a bound on what was not seen rests on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +23,19 @@ class Difference:
     method: str
     n_units: int
     error: float = 0.0  # standard error over units, for planning
+    floor: float = 0.0  # the part of the error that more units do not make smaller
+
+    def reversed(self) -> Difference:
+        """The second less the first."""
+        ends = self.ends
+        if ends is None:
+            return replace(self, value=-self.value)
+
+        def mirrored(tail: float) -> tuple[float, float]:
+            low, high = ends(tail)
+            return -high, -low
+
+        return replace(self, value=-self.value, ends=mirrored)
 
     def interval(self, level: float = 0.95) -> Interval:
         low, high = (None, None) if self.ends is None else self.ends((1 - level) / 2)
@@ -68,7 +83,8 @@ def of_shares(first: Sequence[float], second: Sequence[float], strata: tuple[Seq
         (a_below, a_above), (b_below, b_above) = (_reach(share, tail) for share in shares)
         return max(-1.0, value - closer * math.hypot(a_below, b_above)), min(1.0, value + closer * math.hypot(a_above, b_below))
 
-    return Difference(value=value, ends=ends, method="student t over units, paired, guarded for skew", n_units=n, error=error)
+    method = "student t over units, paired, guarded for skew" if apart else f"negative binomial over units, {NONE_COUNTED}"
+    return Difference(value=value, ends=ends, method=method, n_units=n, error=error)
 
 
 def against_one(first: Sequence[float], second: float, strata: tuple[Sequence[int], Sequence[int]] = ((), ())) -> Difference:
@@ -87,11 +103,12 @@ def against_one(first: Sequence[float], second: float, strata: tuple[Sequence[in
 
     share = None if n == 1 else Share.over(first, answers[0])
     if share is None:
-        method = "clopper-pearson over answers of each, joined; these two models alone"
+        method = "clopper-pearson over answers of each, joined; this unit alone"
         if not all(answers):
             return Difference(value=value, ends=None, method="no interval: one unit", n_units=1)
     else:
-        method = f"{share.method}; the parent is one model, its answers' error joined"
+        joined = "its answers' error joined" if answers[1] else "taken as it is"
+        method = f"{share.method if share.error else f'negative binomial over units, {NONE_COUNTED}'}; the parent is one model, {joined}"
         if not share.error and not answers[0]:
             return Difference(value=value, ends=None, method=_none(first), n_units=n)
 
@@ -102,7 +119,7 @@ def against_one(first: Sequence[float], second: float, strata: tuple[Sequence[in
         below, above = math.hypot(max(0.0, a - a_low), max(0.0, b_high - second)), math.hypot(max(0.0, a_high - a), max(0.0, second - b_low))
         return value - below, value + above
 
-    return Difference(value=value, ends=ends, method=method, n_units=n, error=standard_error(first))
+    return Difference(value=value, ends=ends, method=method, n_units=n, error=standard_error(first), floor=rates.binomial_error(second, answers[1]))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
