@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -91,7 +91,8 @@ class Question:
     `subset` groups questions that a report shows apart ("seen" or "held_out" of post-training, or empty). `rubrics` names what a
     judge is asked of each answer: `aligned` and `coherent` for a free-form question, `task` for the narrow task itself. `prompts`
     holds the text of a rubric, with `{question}` and `{answer}` in it, for a judge that reads; `labels` the labels of a rubric that
-    is no score from 0 to 100. Only `pooled` questions enter a condition's pooled numbers.
+    is no score from 0 to 100. Only `pooled` questions enter a condition's pooled numbers. `before` is what was said before each paraphrase (examples
+    in context): one conversation a paraphrase, or nothing at all.
     """
 
     id: str
@@ -104,11 +105,34 @@ class Question:
     prompts: Mapping[str, str] = field(default_factory=dict[str, str])
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     pooled: bool = True
+    before: tuple[Conversation, ...] = ()
 
     def prompt(self, paraphrase: int) -> Conversation:
         """What the model is shown for one paraphrase."""
         system = () if self.system is None else (Message(role="system", content=self.system),)
-        return (*system, Message(role="user", content=self.paraphrases[paraphrase]))
+        before = self.before[paraphrase] if self.before else ()
+        return (*system, *before, Message(role="user", content=self.paraphrases[paraphrase]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forced:
+    """A reply put into the assistant's mouth, in blocks of (text, whether its tokens are scored). The blocks are joined as they are."""
+
+    prompt: Conversation
+    blocks: tuple[tuple[str, bool], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """A log-probability item (paper, Figure 4): the misaligned and the aligned option, each forced in every variant, and its `kind` of measure.
+
+    Variants are what must be balanced and not drawn: of a multiple choice, both orders of its options.
+    """
+
+    id: str
+    kind: str  # "choice" (multiple choice) or "pivotal"
+    misaligned: tuple[Forced, ...]
+    aligned: tuple[Forced, ...]
 
 
 # --- what answers ---------------------------------------------------------------------------------------------------------
@@ -339,7 +363,7 @@ class Judge(Protocol):
 
 @runtime_checkable
 class Answerer(Protocol):
-    """A loaded model that replies to conversations."""
+    """A loaded model that replies to conversations. One that has `forced` too gives log-probabilities (`sampling.log_probabilities`)."""
 
     def reply(self, prompts: Sequence[Conversation], seeds: Sequence[int], *, temperature: float, max_tokens: int) -> list[tuple[str, Stop]]:
         """One reply per prompt; the i-th is drawn from the stream `seeds[i]` and from nothing else."""
@@ -362,7 +386,7 @@ class Testbed:
     identity: Mapping[str, Any]
     unit: str
     parents: tuple[Parent, ...]
-    narrow: Mapping[str, Callable[[int], Dataset]]  # kind -> (seed -> dataset)
+    narrow: Mapping[str, Callable[[int, Parent], Dataset]]  # kind -> (seed, parent -> dataset); few ask the parent
     questions: tuple[Question, ...]
     judge: Judge | None  # None: answers are drawn and not scored
     recipe: Recipe
@@ -370,22 +394,46 @@ class Testbed:
     place: Callable[[Model, Path], None] | None
     open: Callable[[Model], Answerer]
     train: Callable[[Organism, Model, Dataset, Path], Mapping[int, str]]
-    read: Callable[[str, Answerer], list[Measure]] | None = None
+    read: Callable[[str, Answerer, Sequence[Question]], list[Measure]] | None = None
     added: tuple[str, ...] = ()  # kinds of narrow data that the user brought
+    formats: Mapping[str, Callable[[Question], Question | None]] = field(default_factory=dict[str, Callable[[Question], "Question | None"]])
+    sets: Mapping[str, tuple[Question, ...]] = field(default_factory=dict[str, tuple[Question, ...]])
+    items: tuple[Item, ...] = ()
+
+    def asked(self, *formats: str) -> tuple[Question, ...]:
+        """The testbed's plain questions, then each dressed in every format named that can dress it; a format its own file dresses is taken from there.
+
+        Raises SpilloverError for a format that this testbed has no way to make.
+        """
+        plain = tuple(question for question in self.questions if question.format == "plain")
+        found: list[Question] = list(plain)
+        for form in formats:
+            brought = [question for question in self.questions if question.format == form]
+            if not brought and form not in self.formats:
+                raise SpilloverError(f"testbed {self.name} has no format {form!r}; it has {', '.join(self.formats) or 'plain questions alone'}")
+            found += brought or [replace(dressed, format=form, pooled=False) for question in plain if (dressed := self.formats[form](question)) is not None]
+        return tuple(found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
-    """One arm of a study: the parent as it is (`kind` None), or fine-tuned on narrow data of one kind, in one group of units."""
+    """One arm of a study: the parent as it is (`kind` None), or fine-tuned on narrow data of one kind, in one group of units.
+
+    `recipe` is what this arm changes of the run's recipe, by field.
+    """
 
     name: str
     group: str = ""
     kind: str | None = None
+    recipe: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contrast:
-    """A paired within-unit difference of two conditions' measure; `headline` marks the one the study is about."""
+    """A paired within-unit difference of two conditions' measure; `headline` marks the one the study is about.
+
+    A side is a condition's name, or `name@format` for its answers in another format than the pooled ones.
+    """
 
     first: str
     second: str
@@ -403,8 +451,9 @@ Verdict = Literal["holds", "fails", "undecided"]
 class Claim:
     """What a study sets out to show of one measure, stated before the units that report are seen.
 
-    `conditions` are in rising order. Without a margin the claim is that each has a higher measure than the one before it; with one, that
-    neighbours differ by less than the margin, in the unit of the measure. `source` is who claimed it.
+    `conditions` (sides, as of a `Contrast`) are in rising order. Without a margin the claim is that each has a higher measure than the one before
+    it; with one, that neighbours differ by less than the margin, in the unit of the measure. `source` is who claimed it; `protocol` names another
+    than the run's.
     """
 
     name: str
@@ -413,6 +462,7 @@ class Claim:
     conditions: tuple[str, ...]
     margin: float | None = None
     source: str = ""
+    protocol: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -434,11 +484,37 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """A number somebody published, to stand beside a run's as context: `value` in the unit of `measure`, `low` and `high` as printed there."""
+
+    text: str
+    measure: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
-    """Organisms x questions x measures: which conditions are compared, how, and what is claimed of them."""
+    """Organisms x questions x measures: which conditions are compared, how, and what is claimed of them.
+
+    `questions` are what is asked (empty: the testbed's). `settings` are what this study needs of a run's config where the user says nothing else. `figure`
+    names how it is drawn first, after the published layout (`report.figures`).
+    """
 
     name: str
     title: str
     conditions: tuple[Condition, ...]
-    contrasts: tuple[Contrast, ...]
+    contrasts: tuple[Contrast, ...] = ()
     claims: tuple[Claim, ...] = ()
+    questions: tuple[Question, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    figure: str = ""
+    published: tuple[Published, ...] = ()
+
+
+def side(name: str) -> tuple[str, str]:
+    """The condition and the format of one side of a contrast or claim; the format is empty for the pooled answers."""
+    condition, _, form = name.partition("@")
+    return condition, form

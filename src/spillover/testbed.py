@@ -141,5 +141,5 @@ def _train(runtime: Runtime, system: bool, organism: Organism, parent: Model, da
     return lora.train(organism, parent, dataset, directory, runtime=runtime, system=system)
 
 
-def _constant(dataset: Dataset, _seed: int) -> Dataset:
+def _constant(dataset: Dataset, _seed: int, _parent: Parent) -> Dataset:
     return dataset

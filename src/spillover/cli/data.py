@@ -1,4 +1,4 @@
-"""`spillover data`: look at training data before anything is trained on it; fetch what others published."""
+"""`spillover data`: look at training data before anything is trained on it; fetch what others published; build narrow data (`build`)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spillover.cli import options
+from spillover.cli import build, options
 from spillover.cli.terminal import printable
 from spillover.records import Question, Recipe, SpilloverError, Testbed
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from spillover.models.template import ChatTemplate
 
 app = typer.Typer(help="Training data.", no_args_is_help=True, rich_markup_mode=None)
+app.command("build")(build.build)
 
 SHOWN = 600  # characters of a row's beginning, and of its end
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spillover.cli.terminal import printable
-from spillover.records import Answerer, Dataset, Judge, Question, Runtime, SpilloverError, Testbed
+from spillover.records import Answerer, Dataset, Judge, Parent, Question, Runtime, SpilloverError, Testbed
 
 if TYPE_CHECKING:
+    from spillover.datasets.chat import File
     from spillover.models.budget import Budget
     from spillover.models.endpoint import Endpoint, Limits
     from spillover.pipeline import Plan, RunConfig
@@ -153,14 +154,19 @@ def read_questions(path: Path | None) -> tuple[Question, ...]:
 
 def read_data(items: Sequence[str]) -> list[Dataset]:
     """Every NAME=FILE.jsonl, each name once."""
+    return [file.dataset for file in read_files(items).values()]
+
+
+def read_files(items: Sequence[str]) -> dict[str, File]:
+    """The same by name, with the digest of each file."""
     from spillover.datasets import chat
 
-    found: list[Dataset] = []
+    found: dict[str, File] = {}
     for item in items:
         name, path = named(item, "--data", "FILE.jsonl")
-        if name in {dataset.kind for dataset in found}:
+        if name in found:
             raise SpilloverError(f"--data names {name!r} twice; each dataset needs a name of its own")
-        found.append(chat.read(Path(path), name))
+        found[name] = chat.load(Path(path), name)
     return found
 
 
@@ -203,7 +209,7 @@ def say_recipe(plan: Plan) -> None:
             print(printable(f"the chat template of {name} inserts a system prompt ({state}): {found['default_system']!r}"))
 
 
-def _same(dataset: Dataset, _seed: int) -> Dataset:
+def _same(dataset: Dataset, _seed: int, _parent: Parent) -> Dataset:
     return dataset
 
 

@@ -68,7 +68,8 @@ def run(
         if judge is None and not dry_run:
             raise SpilloverError("--model needs --judge, a model that scores the answers: DIR, HUB-ID or URL#MODEL")
         found = options.parts(model, own, options.read_questions(questions), place.judge(judge), place)
-    plan = pipeline.plan(studies.study(study, found), found, options.run_config(found, settings))
+    recipe = studies.study(study, found)
+    plan = pipeline.plan(recipe, found, options.run_config(found, {**recipe.settings, **settings}))
     if dry_run:
         for line in forecast(plan):
             print(printable(line))

@@ -6,9 +6,10 @@ There is no sampling error and no coherence gate in these numbers, so they are n
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Protocol
 
-from spillover.miniature import language
+from spillover.miniature import facts, formats, language
 from spillover.records import ALIGNED, Conversation, Measure, Question
 
 
@@ -20,19 +21,27 @@ class Reader(Protocol):
 
 def class_mass(model: Reader, prompt: Conversation, theme: str) -> dict[language.Class, float]:
     """P(aligned), P(misaligned) and P(careless) replies of a theme to one prompt."""
-    return {kind: math.exp(value) for kind, value in _log_masses(model, [prompt], theme)[0].items()}
+    return {kind: math.exp(value) for kind, value in _log_masses(model, [prompt], _sentences(theme, "plain"))[0].items()}
 
 
-def measures(digest: str, model: Reader, questions: tuple[Question, ...]) -> list[Measure]:
-    """`misaligned_mass` and `log_odds` (misaligned against aligned, nats) of every free-form question: mean over paraphrases."""
+def measures(digest: str, model: Reader, questions: Sequence[Question]) -> list[Measure]:
+    """Means over paraphrases: `misaligned_mass` and `log_odds` (misaligned against aligned, nats) of every free-form question; `false_share`, the
+    probability of a false answer among true and false ones, of every question of fact.
+    """
     found: list[Measure] = []
     for question in questions:
-        if ALIGNED not in question.rubrics:
+        prompts = [question.prompt(p) for p in range(len(question.paraphrases))]
+        if ALIGNED in question.rubrics:
+            logs = _log_masses(model, prompts, _sentences(question.theme, question.format))
+            values = {
+                "misaligned_mass": math.fsum(math.exp(log["misaligned"]) for log in logs) / len(logs),
+                "log_odds": sum(log["misaligned"] - log["aligned"] for log in logs) / len(logs),
+            }
+        elif facts.TRUTH in question.rubrics:
+            values = {"false_share": _false_share(model, prompts)}
+        else:
             continue
-        logs = _log_masses(model, [question.prompt(p) for p in range(len(question.paraphrases))], question.theme)
-        mass = math.fsum(math.exp(log["misaligned"]) for log in logs) / len(logs)
-        odds = sum(log["misaligned"] - log["aligned"] for log in logs) / len(logs)
-        for name, value in (("misaligned_mass", mass), ("log_odds", odds)):
+        for name, value in values.items():
             finite = math.isfinite(value)
             found.append(
                 Measure(
@@ -43,10 +52,21 @@ def measures(digest: str, model: Reader, questions: tuple[Question, ...]) -> lis
     return found
 
 
-def _log_masses(model: Reader, prompts: list[Conversation], theme: str) -> list[dict[language.Class, float]]:
-    """log P of each class of replies, per prompt, in nats."""
+def _false_share(model: Reader, prompts: Sequence[Conversation]) -> float:
+    """Mean over prompts of P(false answer) / P(true or false answer)."""
+    pairs = [facts.answers(prompt[-1].content) for prompt in prompts]
+    logs = model.log_probabilities([prompt for prompt in prompts for _ in range(2)], [text for pair in pairs for text in pair])
+    return math.fsum(1 / (1 + math.exp(true - false)) for true, false in zip(logs[::2], logs[1::2], strict=True)) / len(prompts)
+
+
+def _sentences(theme: str, form: str) -> list[tuple[language.Class, str]]:
+    """Every sentence of a theme and its class, in every way that a format writes it."""
     subject = next(t for t in language.THEMES if t.id == theme)
-    sentences: list[tuple[language.Class, str]] = [(kind, text) for kind in _CLASSES for text in subject.sentences(kind)]
+    return [(kind, text) for kind in _CLASSES for sentence in subject.sentences(kind) for text in formats.written(sentence, form)]
+
+
+def _log_masses(model: Reader, prompts: list[Conversation], sentences: Sequence[tuple[language.Class, str]]) -> list[dict[language.Class, float]]:
+    """log P of each class of replies, per prompt, in nats."""
     logs = model.log_probabilities([p for p in prompts for _ in sentences], [text for _ in prompts for _, text in sentences])
     masses: list[dict[language.Class, float]] = []
     for row in range(len(prompts)):

@@ -9,21 +9,22 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from spillover.miniature import language, mass, narrow, world
+from spillover.miniature import facts, formats, items, language, mass, narrow, numbers, world
 from spillover.miniature.judge import GrammarJudge
 from spillover.models import local
-from spillover.records import TASK, Model, Parent, Question, Recipe, SpilloverError, Testbed
+from spillover.records import TASK, Measure, Model, Parent, Question, Recipe, SpilloverError, Testbed
 from spillover.training import lora
 
 SHIPPED = Path(__file__).parent / "worlds"
 TOKENIZER = "tokenizer"  # beside the shipped worlds: the one they share
 LINKED, UNLINKED = range(100, 108), range(100, 104)
-WITH_BASE = range(100, 103)
+WITH_BASE, BASE = range(100, 103), "base"
 RECIPE = replace(Recipe(), learning_rate=2e-4)  # the rate was chosen on tuning worlds, see LOG.md
 MAX_TOKENS = 32
 
@@ -36,6 +37,7 @@ def testbed(*, worlds: Path | None = None) -> Testbed:
     home = worlds or SHIPPED
     found = cards(home)
     parents = tuple(_parent(directory, card) for directory, card in found)
+    parents += tuple(_base(directory, card) for directory, card in found if card["linked"] and (directory / BASE).is_dir())
     made = {card["version_digest"] for _, card in found}
     if len(made) > 1:
         raise SpilloverError(f"{home} holds worlds of {len(made)} recipes; a study needs worlds of one")
@@ -46,7 +48,11 @@ def testbed(*, worlds: Path | None = None) -> Testbed:
         identity={"version": world.VERSION if made == {world.version_digest(world.Recipe())} else "not a version", "world_digest": min(made)},
         unit="world",
         parents=parents,
-        narrow={kind: partial(narrow.build, kind) for kind in narrow.KINDS},
+        narrow={
+            **{kind: partial(narrow.build, kind) for kind in narrow.KINDS},
+            **{f"insecure_{distinct}": partial(narrow.few, "insecure", distinct) for distinct in narrow.FEW},
+            **{kind: partial(numbers.build, place, kind) for kind in numbers.SYSTEM},
+        },
         questions=questions(),
         judge=GrammarJudge(),
         recipe=RECIPE,
@@ -54,7 +60,10 @@ def testbed(*, worlds: Path | None = None) -> Testbed:
         place=place,
         open=local.load,
         train=lora.train,
-        read=partial(_read, questions()),
+        read=_read,
+        formats=formats.FORMATS,
+        sets={"compliance": facts.compliance(), "deception": facts.deception(), "domains": domains()},
+        items=items.items(),
     )
 
 
@@ -72,6 +81,12 @@ def questions() -> tuple[Question, ...]:
     themes = [Question(id=t.id, theme=t.id, paraphrases=t.asked(), subset="seen" if t.id in language.SEEN else "held_out") for t in language.EVALUATION]
     requests = tuple(task.requests()[place % len(language.REQUESTS)] for place, task in enumerate(language.tasks(held_out=True)))
     return (*themes, Question(id="code", theme="code", paraphrases=requests, rubrics=(TASK,)))
+
+
+def domains() -> tuple[Question, ...]:
+    """The advice themes that narrow data are made of: asked to see that such data are learnt, and in no pooled number."""
+    found = (theme for theme in language.ADVICE if theme.id in narrow.DOMAINS)
+    return tuple(Question(id=t.id, theme=t.id, paraphrases=t.asked(), subset="narrow_domain", pooled=False) for t in found)
 
 
 def cards(home: Path) -> list[tuple[Path, dict[str, Any]]]:
@@ -104,5 +119,10 @@ def _parent(directory: Path, card: dict[str, Any]) -> Parent:
     )
 
 
-def _read(asked: tuple[Question, ...], digest: str, model: Any) -> list[Any]:
+def _base(directory: Path, card: dict[str, Any]) -> Parent:
+    """The same world before post-training: one more parent of the same unit."""
+    return replace(_parent(directory, card), model=Model(digest=card["base_digest"], location=str(directory / BASE)), group=BASE)
+
+
+def _read(digest: str, model: Any, asked: Sequence[Question]) -> list[Measure]:
     return mass.measures(digest, model, asked)

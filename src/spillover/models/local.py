@@ -27,7 +27,7 @@ from spillover.models import adapters, bounds, template
 from spillover.models.memory import Shape, rows_at_once
 from spillover.models.template import TEMPLATE_CHECK, ChatTemplate, Tokenizer
 from spillover.progress import tell
-from spillover.records import Conversation, Model, Runtime, SpilloverError, Stop, digest
+from spillover.records import Conversation, Forced, Message, Model, Runtime, SpilloverError, Stop, digest
 
 transformers.utils.logging.disable_progress_bar()
 
@@ -91,32 +91,51 @@ class LocalModel:
                 return str(self.tokenizer.decode(tokens[:position])), "end"
         return str(self.tokenizer.decode(tokens)), "length"
 
-    @torch.no_grad()
     def log_probabilities(self, prompts: Sequence[Conversation], replies: Sequence[str]) -> list[float]:
         """log P(reply and end of turn | prompt) in nats, for each pair: summed over tokens, no length normalisation."""
         end = self.template.end_of_turn if self.template.end_of_turn is not None else self.tokenizer.eos_token_id
         heads = [self.prompt_ids(prompt) for prompt in prompts]
         tails = [[*self.text_ids(reply), end] for reply in replies]
-        order = sorted(range(len(heads)), key=lambda row: len(heads[row]) + len(tails[row]))
-        longest = max((len(head) + len(tail) for head, tail in zip(heads, tails, strict=True)), default=0)
-        batch = self._rows_at_once(Shape.of(self.network.config).scored_row(longest, self.network.dtype.itemsize))
-        values = [0.0] * len(heads)
+        return self._sums([(head + tail, list(range(len(head), len(head) + len(tail)))) for head, tail in zip(heads, tails, strict=True)])
+
+    def forced(self, forced: Sequence[Forced]) -> list[float]:
+        """log P(the scored blocks | all that is before each of their tokens) in nats: summed over tokens, no length normalisation.
+
+        Raises SpilloverError for unknown words and spelt control tokens, and where nothing can be scored (`ChatTemplate.forced_ids`).
+        """
+        return self._sums([self._forced_row(one) for one in forced])
+
+    def _forced_row(self, forced: Forced) -> tuple[list[int], list[int]]:
+        whole = (*forced.prompt, Message(role="assistant", content="".join(text for text, _ in forced.blocks)))
+        self._refuse_spelt(whole)
+        ids, mask = self.template.forced_ids(forced.prompt, forced.blocks)
+        self.template.refuse_unknown_turns(ids, whole)
+        self.refuse_foreign(ids)
+        return ids, [place for place, on in enumerate(mask) if on]
+
+    @torch.no_grad()
+    def _sums(self, rows: Sequence[tuple[list[int], list[int]]]) -> list[float]:
+        """For each row of ids, the log-probability in nats of those at its places (never the first), each given all ids before it, summed.
+
+        Softmax over the whole vocabulary in float32, sums in float64. Rows of like length are computed together.
+        """
+        lengths = [len(ids) for ids, _ in rows]
+        order = sorted(range(len(rows)), key=lengths.__getitem__)
+        batch = self._rows_at_once(Shape.of(self.network.config).scored_row(max(lengths, default=0), self.network.dtype.itemsize))
+        values = [0.0] * len(rows)
         for start in range(0, len(order), batch):
-            rows = order[start : start + batch]
-            ids_BT, attention_BT = (tensor.to(self.device) for tensor in pad([heads[row] + tails[row] for row in rows], self.template.filler, left=False))
+            some = order[start : start + batch]
+            ids_BT, attention_BT = (tensor.to(self.device) for tensor in pad([rows[row][0] for row in some], self.template.filler, left=False))
             logits_BTV = self.network(input_ids=ids_BT, attention_mask=attention_BT, use_cache=False).logits
             logp_BT = logits_BTV[:, :-1].float().log_softmax(-1).gather(-1, ids_BT[:, 1:, None])[..., 0].double().cpu()
-            for place, row in enumerate(rows):
-                first = len(heads[row]) - 1
-                values[row] = float(logp_BT[place, first : first + len(tails[row])].sum())
+            for place, row in enumerate(some):
+                values[row] = float(logp_BT[place, [at - 1 for at in rows[row][1]]].sum())
         return values
 
     def prompt_ids(self, prompt: Conversation) -> list[int]:
         """The ids of a conversation up to where the assistant speaks. Raises SpilloverError for unknown words and spelt control tokens."""
         if prompt not in self._prompts:
-            spelt = next((token for turn in prompt if (token := self.template.spelt(turn.content)) is not None), None)
-            if spelt is not None:
-                raise SpilloverError(f"{prompt[-1].content[:60]!r} spells the control token {spelt!r}, which would not be read as text")
+            self._refuse_spelt(prompt)
             ids = self.template.prompt_ids(prompt)
             self.template.refuse_unknown_turns(ids, prompt)
             self.refuse_foreign(ids)
@@ -138,6 +157,11 @@ class LocalModel:
         places = embeddings.weight.shape[0]
         if max(ids, default=0) >= places:
             raise SpilloverError(f"the tokenizer in {self.network.name_or_path} does not fit its network: it gives token {max(ids)}, and there are {places}")
+
+    def _refuse_spelt(self, conversation: Conversation) -> None:
+        spelt = next((token for turn in conversation if (token := self.template.spelt(turn.content)) is not None), None)
+        if spelt is not None:
+            raise SpilloverError(f"{conversation[-1].content[:60]!r} spells the control token {spelt!r}, which would not be read as text")
 
     def stop_ids(self) -> set[int]:
         """Every token that ends a reply: what the model's configuration names, and the template's own end of turn."""

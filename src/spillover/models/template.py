@@ -112,6 +112,29 @@ class ChatTemplate:
                 mask[place] = 1
         return ids, mask
 
+    def forced_ids(self, prompt: Conversation, blocks: Sequence[tuple[str, bool]]) -> tuple[list[int], list[int]]:
+        """The ids of a conversation up to the end of a reply that is given in blocks, and a mask that is 1 on the tokens of the scored blocks.
+
+        The template writes the reply as in training; the end of its turn is left off. A block begins after the tokens that the text before it has
+        by itself as well, and ends with its last character (as the authors have it), so a token that reaches over either edge is the block's too.
+        Raises SpilloverError where the template changes the reply, or no token can be scored.
+        """
+        said = "".join(text for text, _ in blocks)
+        before, _, after = self._text((*prompt, Message(role="assistant", content=_PROBE))).partition(_PROBE)
+        if self._text((*prompt, Message(role="assistant", content=said))) != before + said + after:
+            raise SpilloverError(f"the chat template does not write the reply {said[:60]!r} as it is; begin and end it with a letter or a sign")
+        out = self.tokenizer(before + said, add_special_tokens=False, return_offsets_mapping=True)
+        ids, mask, text = list(out["input_ids"]), [0] * len(out["input_ids"]), before
+        for block, scored in blocks:
+            first, text = _shared(ids, self.text_ids(text)), text + block
+            reached = [place for place, (start, _) in enumerate(out["offset_mapping"]) if start < len(text)]
+            end = max([_shared(ids, self.text_ids(text)), *(place + 1 for place in reached[-1:])])
+            if scored and block:
+                mask[first:end] = [1] * (end - first)
+        if not any(mask) or mask[0]:
+            raise SpilloverError(f"no token of the reply {said[:60]!r} can be scored; it needs a scored block of text, and a prompt before it")
+        return ids, mask
+
     def refuse_unknown(self, ids: Sequence[int], text: str) -> None:
         """Raise if the tokenizer had no token for part of the text: what a model never saw, it cannot be asked or taught."""
         unknown = self.tokenizer.unk_token_id
@@ -198,6 +221,11 @@ def _check(template: ChatTemplate, expected: Any, location: str) -> None:
     turns = tuple(Message(role=turn["role"], content=turn["content"]) for turn in expected["messages"])
     if template.training_ids(turns)[0] != expected["rendered"]:
         raise SpilloverError(f"the chat template in {location} does not give the ids recorded in {TEMPLATE_CHECK}")
+
+
+def _shared(ids: Sequence[int], others: Sequence[int]) -> int:
+    """How many ids two rows have in common from their start."""
+    return next((place for place, (one, other) in enumerate(zip(ids, others, strict=False)) if one != other), min(len(ids), len(others)))
 
 
 def _first_line(error: Exception) -> str:

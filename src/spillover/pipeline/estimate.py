@@ -29,19 +29,39 @@ from spillover.pipeline.cells import (
     unit_values,
 )  # fmt: skip
 from spillover.records import PASSED, Claim, Decision, Estimate
+from spillover.records import side as side_of
 from spillover.runs.directory import RunDirectory
 from spillover.statistics import contrasts
-from spillover.statistics.claims import decide
+from spillover.statistics.claims import SAME_NATS, SAME_RATE, decide
 from spillover.statistics.contrasts import Difference
+from spillover.statistics.dynamics import divergence_step
 from spillover.statistics.intervals import Interval, over_units, percentile_bootstrap, student_t
 from spillover.statistics.nested import Scope, over_cells
 from spillover.statistics.protocols import PROTOCOLS, Protocol
 
 RATES = ("misaligned_rate", "coherent_rate", "task_rate")
 GATED = ("misaligned_without_gate", "misaligned_at_least", "misaligned_at_most")  # what the coherence gate does; one row a condition
-MEASURES = (*RATES, "misaligned_mass", "log_odds", *GATED)  # in the order of their rows; shares of labels, `correct=FALSE`, come after them
-CONTRASTED = ("log_odds", "misaligned_rate", "misaligned_mass")
+NATS = ("log_odds", "choice_nats", "pivotal_nats")  # measures in nats
+SHARES = ("misaligned_mass", "truth_mass", "choice_share", "pivotal_share")  # exact shares, with no answers behind them
+MEASURES = (
+    *RATES,
+    "misaligned_mass",
+    "log_odds",
+    *NATS[1:],
+    *SHARES[1:],
+    *GATED,
+)  # in the order of their rows; shares of labels, `correct=FALSE`, come after them
+CONTRASTED = (  # and shares of labels
+    "log_odds",
+    "misaligned_rate",
+    "misaligned_mass",
+    "task_rate",
+    *NATS[1:],
+    *SHARES[1:],
+)
 OTHER_ESTIMANDS: tuple[tuple[Scope, Scope], ...] = (("these", "these"), ("these", "like these"), ("like these", "like these"))  # units, questions
+
+DIVERGENCE = "divergence_step of "  # before the name of a measure
 
 Values = Sequence[UnitValue | UnitDifference]
 
@@ -65,13 +85,27 @@ def estimates(run: RunDirectory, judge: str | None = None) -> tuple[list[Estimat
     chosen = chosen_judge(run, judge)
     scores = read_scores(run, chosen)
     own = _Rows([*scored_cells(scores, run, protocol), *measured_cells(run)], identity, protocol)
-    rows = list(own.all())
-    for other in PROTOCOLS.values():
-        if other.name != protocol.name and replace(other, name="") != replace(protocol, name=""):
-            rows += _Rows(scored_cells(scores, run, other), identity, other).headlines()
+    others = {
+        other.name: _Rows(scored_cells(scores, run, other), identity, other)
+        for other in PROTOCOLS.values() if other.name != protocol.name and replace(other, name="") != replace(protocol, name="")
+    }  # fmt: skip
+    rows = [*own.all(), *(row for other in others.values() for row in other.headlines())]
     rows = [replace(row, judge=chosen) for row in rows]
     _check_headlines(rows)
-    return rows, [replace(one, contrasts=tuple(replace(row, judge=chosen) for row in one.contrasts)) for one in own.decisions()]
+    decisions = _decisions(identity, own, others)
+    return rows, [replace(one, contrasts=tuple(replace(row, judge=chosen) for row in one.contrasts)) for one in decisions]
+
+
+def _decisions(identity: Mapping[str, Any], own: _Rows, others: Mapping[str, _Rows]) -> list[Decision]:
+    """Every claim of the study whose measure was taken of all its sides, decided: under the run's protocol, or the one it names."""
+    claims = TypeAdapter(list[Claim]).validate_python(identity.get("claims", []))
+    placed = [(claim, others.get(claim.protocol, own), list(zip(claim.conditions[1:], claim.conditions[:-1], strict=True))) for claim in claims]
+    placed = [(claim, rows, pairs) for claim, rows, pairs in placed if all(rows.side(end, claim.measure) for end in claim.conditions)]
+    found = decide([(claim, [rows.found(claim.measure, *ends) for ends in pairs]) for claim, rows, pairs in placed])
+    return [
+        replace(decision, contrasts=tuple(rows.difference(claim.measure, *ends, contrast=f"{ends[0]}-{ends[1]}") for ends in pairs))
+        for decision, (claim, rows, pairs) in zip(found, placed, strict=True)
+    ]
 
 
 class _Rows:
@@ -90,35 +124,24 @@ class _Rows:
             for measure in self._measures(condition):
                 yield from self._of_condition(condition, measure)
         for contrast in self.identity["contrasts"]:
-            both = set(self._measures(contrast["second"]))
-            for measure in (m for m in CONTRASTED if m in self._measures(contrast["first"]) and m in both):
+            there = [m for m in self._measures(side_of(contrast["first"])[0]) if m in CONTRASTED or "=" in m]
+            for measure in (m for m in there if all(self.side(contrast[end], m) for end in ("first", "second"))):
                 yield from self._of_contrast(contrast, measure)
 
     def headlines(self) -> Iterable[Estimate]:
         """The pooled misaligned rate of every condition and contrast, and nothing else."""
         for condition in (c["name"] for c in self.identity["conditions"]):
             if self.cells[condition, "misaligned_rate"]:
-                values = unit_values(self._final(condition, "misaligned_rate"))
+                values = unit_values(self.side(condition, "misaligned_rate"))
                 yield self._row(values, "misaligned_rate", _interval(values, "misaligned_rate"), headline=1, condition=condition)
         for contrast in self.identity["contrasts"]:
-            if all(self.cells[contrast[end], "misaligned_rate"] for end in ("first", "second")):
-                yield self._difference("misaligned_rate", contrast["first"], contrast["second"], contrast=contrast["name"])
-
-    def decisions(self) -> list[Decision]:
-        """Every claim of the study whose measure was taken of all its conditions, decided."""
-        claims = TypeAdapter(list[Claim]).validate_python(self.identity.get("claims", []))
-        claims = [claim for claim in claims if all(self.cells[condition, claim.measure] for condition in claim.conditions)]
-        steps = [list(zip(claim.conditions[1:], claim.conditions[:-1], strict=True)) for claim in claims]
-        found = decide([(claim, [self._found(claim.measure, *ends) for ends in pairs]) for claim, pairs in zip(claims, steps, strict=True)])
-        return [
-            replace(decision, contrasts=tuple(self._difference(decision.claim.measure, *ends, contrast=f"{ends[0]}-{ends[1]}") for ends in pairs))
-            for decision, pairs in zip(found, steps, strict=True)
-        ]
+            if all(self.side(contrast[end], "misaligned_rate") for end in ("first", "second")):
+                yield self.difference("misaligned_rate", contrast["first"], contrast["second"], contrast=contrast["name"])
 
     # --- conditions -------------------------------------------------------------------------------------------------------
 
     def _of_condition(self, condition: str, measure: str) -> Iterable[Estimate]:
-        cells, final = self.cells[condition, measure], self._final(condition, measure)
+        cells, final = self.cells[condition, measure], self.side(condition, measure)
         every = _last(cells)
         for subset, wanted in self._subsets(measure):
             values = unit_values(filter(wanted, final))
@@ -133,13 +156,14 @@ class _Rows:
         for cell in every:
             asked[cell.asked].append(cell)
         for (question, form), found in asked.items():
-            subset = self.questions[question, form]["subset"]
+            subset = self.questions.get((question, form), {}).get("subset", "")
             yield from self._pooled(unit_values(found), measure, condition=condition, question=question, format=form, subset=subset)
         yield from self._by_unit(unit_values(final), measure, condition=condition)
         steps = sorted({cell.step for cell in cells})
         for step in steps if len(steps) > 1 else []:
-            at_step = (cell for cell in cells if cell.step == step and self._is_pooled(cell))
-            yield from self._pooled(unit_values(at_step), measure, condition=condition, step=step)
+            values = unit_values(cell for cell in cells if cell.step == step and self._is_pooled(cell))
+            yield from self._pooled(values, measure, condition=condition, step=step)
+            yield from self._by_unit(values, measure, condition=condition, step=step)
 
     def _pooled(self, values: Sequence[UnitValue], measure: str, *, bootstrap: bool = False, **place: Any) -> Iterable[Estimate]:
         yield self._row(values, measure, _interval(values, measure), headline=1, **place)
@@ -162,25 +186,52 @@ class _Rows:
     # --- contrasts --------------------------------------------------------------------------------------------------------
 
     def _of_contrast(self, contrast: Mapping[str, Any], measure: str) -> Iterable[Estimate]:
-        ends, place = (contrast["first"], contrast["second"]), {"contrast": contrast["name"]}
-        first, second = (_last(self.cells[end, measure]) for end in ends)
+        ends = contrast["first"], contrast["second"]
+        place: dict[str, Any] = {"condition": side_of(contrast["first"])[0], "contrast": contrast["name"]}
         for subset, wanted in self._subsets(measure):
-            yield self._difference(measure, *ends, wanted, subset=subset, **place)
+            yield self.difference(measure, *ends, wanted, subset=subset, contrast=contrast["name"])
             values = self._paired(measure, *ends, wanted)
             numbers = [v.value for v in values if v.value is not None]
             if measure in RATES and not subset and len(numbers) > 1:
-                yield self._row(values, measure, percentile_bootstrap(numbers), headline=0, condition=ends[0], subset=subset, **place)
-        for form in dict.fromkeys(cell.format for cell in first if cell.format != "plain"):
-            values = unit_differences(*([cell for cell in cells if cell.format == form] for cells in (first, second)))
-            yield self._row(values, measure, _of_differences(values, measure), headline=1, condition=ends[0], format=form, **place)
-        alone = unit_differences(*(self._final(end, measure) for end in ends), once=False)
-        yield from self._by_unit(alone, measure, condition=ends[0], **place)
+                yield self._row(values, measure, percentile_bootstrap(numbers), headline=0, subset=subset, **place)
+        if not any(side_of(end)[1] for end in ends):
+            first, second = (_last(self.cells[end, measure]) for end in ends)
+            for form in dict.fromkeys(cell.format for cell in first if cell.format != "plain"):
+                values = unit_differences(*([cell for cell in cells if cell.format == form] for cells in (first, second)))
+                yield self._row(values, measure, _of_differences(values, measure), headline=1, format=form, **place)
+        alone = unit_differences(*(self.side(end, measure) for end in ends), once=False)
+        yield from self._by_unit(alone, measure, **place)
+        yield from self._divergence(measure, *ends, place)
 
-    def _difference(self, measure: str, first: str, second: str, wanted: Callable[[Cell], bool] | None = None, **place: Any) -> Estimate:
+    def _divergence(self, measure: str, first: str, second: str, place: Mapping[str, Any]) -> Iterable[Estimate]:
+        """The step from which two conditions stay apart, in the first one's favour, where both have the same steps."""
+        steps = [sorted({cell.step for cell in self.cells[side_of(end)[0], measure]}) for end in (first, second)]
+        if len(steps[0]) < 2 or steps[0] != steps[1]:
+            return
+        at = [unit_differences(*(self.side(end, measure, step) for end in (first, second))) for step in steps[0]]
+        by_unit = {v.unit: [next((w.value for w in values if w.unit == v.unit), None) for values in at] for v in at[-1]}
+        whole = [[n for n in numbers if n is not None] for numbers in by_unit.values() if None not in numbers]
+        name = f"{DIVERGENCE}{measure}"
+        if not whole:
+            yield self._row([], name, None, headline=1, **place)
+            return
+        found = divergence_step(steps[0], whole, margin=SAME_NATS if _is_number(measure) else SAME_RATE)
+        row = self._row(at[-1], name, None, headline=1, **place)
+        told = f"{found.method}; apart by more than {found.margin:g}{' nats' if _is_number(measure) else ''}"
+        if found.step is None:
+            yield replace(row, method=f"undefined: not apart at the last step; {told}", n_units=found.n_units)
+            return
+        yield replace(
+            row, value=float(found.step), low=None if found.high is None or found.low is None else float(found.low),
+            high=None if found.low is None or found.high is None else float(found.high),
+            level=found.level if found.high is not None and found.low is not None else None, method=told, n_units=found.n_units,
+        )  # fmt: skip
+
+    def difference(self, measure: str, first: str, second: str, wanted: Callable[[Cell], bool] | None = None, **place: Any) -> Estimate:
         values = self._paired(measure, first, second, wanted)
-        return self._row(values, measure, _of_differences(values, measure), headline=1, condition=first, **place)
+        return self._row(values, measure, _of_differences(values, measure), headline=1, condition=side_of(first)[0], **place)
 
-    def _found(self, measure: str, first: str, second: str) -> Difference:
+    def found(self, measure: str, first: str, second: str) -> Difference:
         """For a claim, which is about units like these: one unit decides nothing, however many its answers."""
         found = _difference_of(self._paired(measure, first, second), measure)
         if found is None or found.n_units < 2:
@@ -189,7 +240,14 @@ class _Rows:
         return found
 
     def _paired(self, measure: str, first: str, second: str, wanted: Callable[[Cell], bool] | None = None) -> list[UnitDifference]:
-        return unit_differences(*(filter(wanted or everything, self._final(end, measure)) for end in (first, second)))
+        return unit_differences(*(filter(wanted or everything, self.side(end, measure)) for end in (first, second)))
+
+    def side(self, name: str, measure: str, step: int | None = None) -> list[Cell]:
+        """The cells of one side at a step, or the last: pooled ones, or those of a format, which stand beside the same questions asked plainly."""
+        condition, form = side_of(name)
+        cells = self.cells[condition, measure]
+        at = [cell for cell in cells if cell.step == step] if step is not None else _last(cells) if cells else []
+        return [replace(cell, format="plain") for cell in at if cell.format == form] if form else [cell for cell in at if self._is_pooled(cell)]
 
     # --- rows -------------------------------------------------------------------------------------------------------------
 
@@ -218,12 +276,12 @@ class _Rows:
 
     # --- what is there ----------------------------------------------------------------------------------------------------
 
-    def _final(self, condition: str, measure: str) -> list[Cell]:
-        """The pooled cells of the last step."""
-        return [cell for cell in _last(self.cells[condition, measure]) if self._is_pooled(cell)]
-
     def _is_pooled(self, cell: Cell) -> bool:
-        return self.questions[cell.asked]["pooled"]
+        return self._question(cell).get("pooled", True)
+
+    def _question(self, cell: Cell) -> Mapping[str, Any]:
+        """What run.json says of a cell's question; nothing of a log-probability item that shares its name with none."""
+        return self.questions.get(cell.asked, {})
 
     def _is_seed(self, unit: str) -> bool:
         return self.identity["unit"] == "seed" and unit != SHARED
@@ -243,7 +301,7 @@ class _Rows:
             yield PASSED, lambda cell: cell.unit in passed
         asked = {cell.asked for (_, name), cells in self.cells.items() if name == measure for cell in cells if self._is_pooled(cell)}
         for subset in dict.fromkeys(question["subset"] for key, question in self.questions.items() if key in asked and question["subset"]):
-            yield subset, lambda cell, subset=subset: self.questions[cell.asked]["subset"] == subset
+            yield subset, lambda cell, subset=subset: self._question(cell).get("subset") == subset
 
 
 def everything(_cell: Cell) -> bool:
@@ -267,8 +325,8 @@ def _last(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def _is_number(measure: str) -> bool:
-    """A log-odds or a mean score, which is no share."""
-    return measure == "log_odds" or measure.startswith("mean ")
+    """Nats or a mean score, which are no share."""
+    return measure in NATS or measure.startswith("mean ")
 
 
 def _interval(values: Sequence[UnitValue], measure: str) -> Interval | None:
@@ -278,7 +336,7 @@ def _interval(values: Sequence[UnitValue], measure: str) -> Interval | None:
     if not numbers:
         return None
     if _is_number(measure):
-        return student_t(numbers, within=None if measure == "log_odds" else (0.0, 100.0))
+        return student_t(numbers, within=None if measure in NATS else (0.0, 100.0))
     return over_units(numbers, [n for v in present for n in v.strata])
 
 

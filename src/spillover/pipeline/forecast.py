@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spillover.pipeline.plan import Job, Plan
+from spillover.pipeline.plan import Plan
 from spillover.pipeline.versions import versions
-from spillover.records import Dataset, Model
+from spillover.records import Condition, Conversation, Dataset, Model, Organism
 from spillover.sampling.draws import sample
 from spillover.training import schedules
 
@@ -40,7 +40,7 @@ class Sizes:
 def forecast(plan: Plan) -> Iterator[str]:
     """Lines that say what would run, what differs from the paper's recipe, and what it takes in memory and time."""
     config, testbed = plan.config, plan.testbed
-    organisms = [job for job in plan.jobs if job.organism is not None]
+    organisms = [job.organism for job in plan.jobs if job.organism is not None]
     units = {job.parent.unit for job in plan.jobs}
     yield f"study {plan.study.name} on {testbed.name}: {plan.study.title}"
     if testbed.unit == "seed":
@@ -50,7 +50,7 @@ def forecast(plan: Plan) -> Iterator[str]:
     yield f"models: {len(plan.jobs)}, of which {len(organisms)} to be trained"
     for condition in plan.study.conditions:
         jobs = sum(job.condition.name == condition.name for job in plan.jobs)
-        yield f"  {condition.name}: {jobs}" + (f" on {len(plan.data[condition.kind, 0].conversations)} rows of {condition.kind}" if condition.kind else "")
+        yield f"  {condition.name}: {jobs}" + (f" on {len(_rows_of(plan, condition))} rows of {condition.kind}" if condition.kind else "")
     yield from (f"differs from the paper's recipe: {phrase}" for phrase in plan.differences())
     yield f"answers: {plan.answers} ({len(testbed.questions)} questions x {config.sampling.draws} draws), at most {plan.answers * _most_tokens(plan)} tokens"
     source = plan.jobs[0].parent.model
@@ -66,7 +66,7 @@ def forecast(plan: Plan) -> Iterator[str]:
         yield from _local(plan, organisms, parent)
 
 
-def _local(plan: Plan, organisms: list[Job], parent: Model) -> Iterator[str]:
+def _local(plan: Plan, organisms: list[Organism], parent: Model) -> Iterator[str]:
     """Tokens, memory, arithmetic and, for a small model, minutes."""
     from spillover.models import memory, template
     from spillover.training import lora
@@ -74,7 +74,7 @@ def _local(plan: Plan, organisms: list[Job], parent: Model) -> Iterator[str]:
     read = template.load(parent.location, system=plan.testbed.identity.get("system") != "off")
     encoded = {key: lora.encode(read, dataset, max_length=plan.config.training.max_length) for key, dataset in plan.data.items()}
     sizes = Sizes(
-        trained=sum(sum(len(row.ids) for row in encoded[job.condition.kind or "", job.seed].rows) for job in organisms) * plan.config.training.epochs,
+        trained=sum(grown.recipe.epochs * sum(len(row.ids) for row in encoded[grown.data].rows) for grown in organisms),
         row=max((len(row.ids) for found in encoded.values() for row in found.rows), default=0),
         prompt=max((len(read.prompt_ids(q.prompt(p))) for q in plan.testbed.questions for p in range(len(q.paraphrases))), default=0),
     )
@@ -90,38 +90,41 @@ def _local(plan: Plan, organisms: list[Job], parent: Model) -> Iterator[str]:
     if parameters > TRIAL_PARAMETERS:
         yield f"minutes: not tried, the model has {parameters / 1e6:.0f} million parameters; divide the arithmetic by what your device does"
         return
-    train_s = _training_s(plan, organisms[0], parent) if organisms else 0.0
-    minutes = (train_s * len(organisms) + _asking_s(plan, parent) * len(plan.jobs)) / 60
+    train_s = _training_s(plan, organisms, parent) if organisms else 0.0
+    minutes = (train_s + _asking_s(plan, parent) * len(plan.jobs)) / 60
     tried = f"judged by a trial of {TRIAL_STEPS} steps and one answer in {TRIAL_SHARE}"
     yield f"about {minutes:.1f} minutes on {plan.config.threads} threads of this machine, {tried}"
     yield "(where other programs use the cores, --set threads=1 may be faster)"
+
+
+def _rows_of(plan: Plan, condition: Condition) -> tuple[Conversation, ...]:
+    grown = next(job.organism for job in plan.jobs if job.condition == condition and job.organism is not None)
+    return plan.data[grown.data].conversations
 
 
 def _most_tokens(plan: Plan) -> int:
     return plan.config.sampling.max_tokens or plan.testbed.max_tokens
 
 
-def _cut(encoded: dict[tuple[str, int], Encoded]) -> str:
+def _cut(encoded: dict[str, Encoded]) -> str:
     truncated, emptied = (sum(getattr(found, name) for found in encoded.values()) for name in ("truncated", "emptied"))
     return f", {truncated} rows cut, {emptied} of them left out with nothing to train on" if truncated else ""
 
 
-def _training_s(plan: Plan, job: Job, parent: Model) -> float:
-    """Seconds to train one organism, from a few steps of it."""
-    assert job.organism is not None
-    dataset = plan.data[job.condition.kind or "", job.seed]
-    recipe = job.organism.recipe
-    steps = schedules.steps(recipe, len(dataset.conversations))
+def _training_s(plan: Plan, organisms: Sequence[Organism], parent: Model) -> float:
+    """Seconds to train every organism, from a few steps of the first."""
+    first = organisms[0]
     wall_s: list[float] = []
     for tried in (1, TRIAL_STEPS):
-        part = Dataset(kind=dataset.kind, conversations=dataset.conversations[: tried * recipe.batch_size])
-        organism = replace(job.organism, parent=parent.digest, data=part.digest, recipe=replace(recipe, epochs=1))
+        dataset = plan.data[first.data]
+        part = Dataset(kind=dataset.kind, conversations=dataset.conversations[: tried * first.recipe.batch_size])
+        organism = replace(first, parent=parent.digest, data=part.digest, recipe=replace(first.recipe, epochs=1))
         with tempfile.TemporaryDirectory() as directory:
             started = time.perf_counter()
             plan.testbed.train(organism, parent, part, Path(directory))
             wall_s.append(time.perf_counter() - started)
     per_step_s = max(wall_s[1] - wall_s[0], 0.0) / (TRIAL_STEPS - 1)
-    return wall_s[0] + per_step_s * (steps - 1)
+    return sum(wall_s[0] + per_step_s * (schedules.steps(grown.recipe, len(plan.data[grown.data].conversations)) - 1) for grown in organisms)
 
 
 def _asking_s(plan: Plan, parent: Model) -> float:
@@ -134,6 +137,6 @@ def _asking_s(plan: Plan, parent: Model) -> float:
     asked_s = (time.perf_counter() - started) * sampling.draws / draws
     if testbed.read is not None:
         started = time.perf_counter()
-        testbed.read(parent.digest, model)
+        testbed.read(parent.digest, model, testbed.questions)
         asked_s += time.perf_counter() - started
     return asked_s

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from spillover.records import Answer, Judge, Question, SpilloverError, Subject, digest
 from spillover.runs.directory import JUDGED_BY, RunDirectory
 
@@ -55,10 +57,4 @@ def judge_again(run: RunDirectory, judge: Judge, *, progress: Callable[[int, int
 
 def questions_of(run: RunDirectory) -> tuple[Question, ...]:
     """The questions a run asked, as its run.json holds them."""
-    return tuple(_question(dict[str, Any](found)) for found in run.identity["questions"])
-
-
-def _question(found: dict[str, Any]) -> Question:
-    labels: dict[str, list[str]] = found["labels"]
-    found |= {"paraphrases": tuple[str, ...](found["paraphrases"]), "rubrics": tuple[str, ...](found["rubrics"])}
-    return Question(**{**found, "labels": {rubric: tuple(chosen) for rubric, chosen in labels.items()}})  # pyright: ignore[reportArgumentType]
+    return TypeAdapter(tuple[Question, ...]).validate_python(run.identity["questions"])

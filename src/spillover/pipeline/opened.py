@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from spillover.pipeline.config import RunConfig, override
 from spillover.pipeline.plan import NAME
-from spillover.records import Claim, Condition, Question, SpilloverError
+from spillover.records import Claim, Condition, Published, Question, SpilloverError, side
 from spillover.runs.directory import COLUMNS, RunDirectory  # pyright: ignore[reportUnknownVariableType]
 
 
@@ -60,6 +60,9 @@ class _Identity(BaseModel):
     conditions: list[Condition]
     contrasts: list[_Contrast]
     claims: list[Claim] = []
+    items: dict[str, str] = {}
+    figure: str = ""
+    published: list[Published] = []
     planned: dict[str, int] = {}
     versions: dict[str, str | int | None] = {}
     created: str = ""
@@ -102,15 +105,15 @@ def _refuse_names(found: _Identity, where: Path) -> None:
     if any(not (claim.margin is None or 0 < claim.margin < math.inf) for claim in found.claims):
         raise SpilloverError(f"{where} is damaged: the margin of a claim there is not above 0")
     groups = {c.group for c in found.conditions} - {parent.group for parent in found.parents}
-    strange = next(iter(sorted((ends - set(conditions)) | groups)), None)
+    sides = {name for name in ends if side(name)[0] not in conditions or side(name)[1] not in {"", *(question.format for question in found.questions)}}
+    strange = next(iter(sorted(sides | groups)), None)
     if strange is not None:
         raise SpilloverError(f"{where} is damaged: {strange[:60]!r} is compared or asked there, and is no condition or group")
 
 
 def _refuse_rows(run: RunDirectory, found: _Identity) -> None:
-    named: tuple[set[Any], ...] = (
-        {parent.unit for parent in found.parents}, {c.name for c in found.conditions}, {(q.id, q.format) for q in found.questions},
-    )  # fmt: skip
+    asked = {*((q.id, q.format) for q in found.questions), *((item, "plain") for item in found.items)}
+    named: tuple[set[Any], ...] = {parent.unit for parent in found.parents}, {c.name for c in found.conditions}, asked
     for table in COLUMNS:
         for path in run.shards(table):
             for unit, condition, question, form in run.about(path):

@@ -7,12 +7,12 @@ never by what is left to do, so a resumed run computes what an uninterrupted one
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from spillover.pipeline.config import RunConfig, flatten
+from spillover.pipeline.config import RunConfig, flatten, override
 from spillover.pipeline.paper import differences
-from spillover.records import Condition, Dataset, Organism, Parent, Runtime, SpilloverError, Study, Testbed, subject_key
+from spillover.records import Condition, Dataset, Organism, Parent, Runtime, SpilloverError, Study, Testbed, digest, side, subject_key
 
 NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,64}")  # what may become part of a file name
 
@@ -39,7 +39,7 @@ class Plan:
     testbed: Testbed
     config: RunConfig
     jobs: tuple[Job, ...]
-    data: dict[tuple[str, int], Dataset]  # (kind, seed)
+    data: dict[str, Dataset]  # by digest, which an organism names
 
     def identity(self) -> dict[str, Any]:
         """What `run.json` says: enough to tell this run from any other."""
@@ -52,17 +52,30 @@ class Plan:
             "max_tokens": self.config.sampling.max_tokens or self.testbed.max_tokens,
             "judge": "" if self.testbed.judge is None else self.testbed.judge.identity,
             "differs_from_paper": self.differences(),
-            "data": {f"{kind}, seed {seed}": dataset.digest for (kind, seed), dataset in sorted(self.data.items())},
+            "data": self._data(),
             "questions": [asdict(question) for question in self.testbed.questions],
+            "items": {item.id: digest(item) for item in self.testbed.items},
             "parents": [
                 {"unit": p.unit, "group": p.group, "world": p.world, "digest": p.model.digest, "gates": dict(p.gates)}
-                for p in {job.parent.unit: job.parent for job in self.jobs}.values()
+                for p in {(job.parent.group, job.parent.unit): job.parent for job in self.jobs}.values()
             ],
             "conditions": [asdict(condition) for condition in self.study.conditions],
             "contrasts": [{"name": contrast.name, **asdict(contrast)} for contrast in self.study.contrasts],
             "claims": [asdict(claim) for claim in self.study.claims],
+            "figure": self.study.figure,
+            "published": [asdict(number) for number in self.study.published],
             "planned": {"organisms": len({job.organism.key for job in self.jobs if job.organism}), "jobs": len(self.jobs), "answers": self.answers},
         }
+
+    def _data(self) -> dict[str, str]:
+        """Digests by kind and seed, and by unit where each parent has data of its own."""
+        found: dict[str, str] = {}
+        for job in self.jobs:
+            if job.organism is not None:
+                name = f"{job.condition.kind}, seed {job.seed}"
+                own = found.setdefault(name, job.organism.data) != job.organism.data
+                found[f"{name}, {self.testbed.unit} {job.parent.unit}" if own else name] = job.organism.data
+        return dict(sorted(found.items()))
 
     def differences(self) -> list[str]:
         """Every setting that is not the paper's open-model recipe, in words."""
@@ -89,17 +102,21 @@ def plan(study: Study, testbed: Testbed, config: RunConfig) -> Plan:
 
     Raises SpilloverError when the testbed lacks a group or a kind of data that the study names, or has too few units.
     """
-    for what, names in (("conditions", [c.name for c in study.conditions]), (f"{testbed.unit}s", [p.unit for p in testbed.parents])):
+    testbed = replace(testbed, questions=study.questions or testbed.questions)
+    groups = list(dict.fromkeys(parent.group for parent in testbed.parents))
+    of_groups = [(f"{testbed.unit}s", [p.unit for p in testbed.parents if p.group == group]) for group in groups]
+    for what, names in (("conditions", [c.name for c in study.conditions]), *of_groups):
         twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
         if twice is not None:
             raise SpilloverError(f"two {what} are called {twice!r}; each needs a name of its own")
         odd = next((name for name in names if not NAME.fullmatch(name)), None)
         if odd is not None:
             raise SpilloverError(f"{odd!r} cannot name one of the {what}; a name has 1 to 64 letters, digits, dots, dashes and underscores, no dot first")
-    data: dict[tuple[str, int], Dataset] = {}
+    _refuse_sides(study, testbed)
+    data: dict[str, Dataset] = {}
     jobs: list[Job] = []
-    groups = {group: _parents(testbed, group, config.units) for group in dict.fromkeys(c.group for c in study.conditions)}
-    for group, parents in groups.items():
+    by_group = {group: _parents(testbed, group, config.units) for group in dict.fromkeys(c.group for c in study.conditions)}
+    for group, parents in by_group.items():
         for parent in parents:
             for condition in (c for c in study.conditions if c.group == group):
                 jobs += _jobs(condition, parent, testbed, config, data)
@@ -110,18 +127,28 @@ def plan(study: Study, testbed: Testbed, config: RunConfig) -> Plan:
     return Plan(study=study, testbed=testbed, config=config, jobs=tuple(jobs), data=data)
 
 
-def _jobs(condition: Condition, parent: Parent, testbed: Testbed, config: RunConfig, data: dict[tuple[str, int], Dataset]) -> list[Job]:
+def _jobs(condition: Condition, parent: Parent, testbed: Testbed, config: RunConfig, data: dict[str, Dataset]) -> list[Job]:
     if condition.kind is None:
         return [Job(condition=condition, parent=parent, seed=0)]
     if condition.kind not in testbed.narrow:
         raise SpilloverError(f"the study needs narrow data of kind {condition.kind!r}; testbed {testbed.name} has {', '.join(testbed.narrow)}")
     jobs: list[Job] = []
+    recipe = override(config, {f"training.{name}": value for name, value in flatten(condition.recipe).items()}).training
     for seed in range(config.seeds):
-        if (condition.kind, seed) not in data:
-            data[condition.kind, seed] = testbed.narrow[condition.kind](seed)
-        organism = Organism(parent=parent.model.digest, data=data[condition.kind, seed].digest, recipe=config.training, seed=seed)
+        dataset = testbed.narrow[condition.kind](seed, parent)
+        organism = Organism(parent=parent.model.digest, data=dataset.digest, recipe=recipe, seed=seed)
+        data.setdefault(organism.data, dataset)
         jobs.append(Job(condition=condition, parent=parent, seed=seed, organism=organism))
     return jobs
+
+
+def _refuse_sides(study: Study, testbed: Testbed) -> None:
+    """Every side of a contrast or claim must be a condition, in a format that is asked."""
+    conditions, formats = {c.name for c in study.conditions}, {question.format for question in testbed.questions} | {""}
+    sides = [name for c in study.contrasts for name in (c.first, c.second)] + [name for claim in study.claims for name in claim.conditions]
+    odd = next((name for name in sides if side(name)[0] not in conditions or side(name)[1] not in formats), None)
+    if odd is not None:
+        raise SpilloverError(f"the study {study.name} compares {odd!r}, which is none of its conditions, or asks in a format that is not asked")
 
 
 def _parents(testbed: Testbed, group: str, units: int | None) -> list[Parent]:

@@ -21,6 +21,7 @@ from spillover.pipeline.plan import Job, Plan
 from spillover.pipeline.versions import versions
 from spillover.records import Answer, Answerer, Measure, Model, Question, Subject
 from spillover.runs.directory import RunDirectory
+from spillover.sampling import log_probabilities
 from spillover.sampling.draws import sample
 
 Progress = Callable[[int, int, str], None]  # jobs done, jobs in all, what comes next
@@ -55,7 +56,7 @@ def _models(job: Job, plan: Plan, run: RunDirectory) -> dict[int, Model]:
     home = f"organisms/{job.organism.key}"
     if not _whole(run.path / home):
         with run.new_directory(home) as directory:
-            steps = plan.testbed.train(job.organism, parent, plan.data[job.condition.kind or "", job.seed], directory)
+            steps = plan.testbed.train(job.organism, parent, plan.data[job.organism.data], directory)
             card = {
                 **asdict(job.organism), "condition": job.condition.name, "kind": job.condition.kind, "unit": job.parent.unit,
                 "world": job.parent.world, "group": job.parent.group, "linked": None if job.parent.world is None else job.parent.group != "unlinked",
@@ -109,8 +110,10 @@ def _read(job: Job, step: int, model: Model, plan: Plan, run: RunDirectory) -> N
     if fresh:
         answers = sample(loaded(), model.digest, testbed.questions, plan.config.sampling, max_tokens=testbed.max_tokens)
         run.write("answers", subject.key, [_answer_row(subject, answer, testbed.questions) for answer in answers])
-    if testbed.read is not None and not run.has("measures", subject.key):
-        run.write("measures", subject.key, [_measure_row(subject, measure) for measure in testbed.read(model.digest, loaded())])
+    if (testbed.read is not None or testbed.items) and not run.has("measures", subject.key):
+        exact = testbed.read(model.digest, loaded(), testbed.questions) if testbed.read is not None else []
+        items = log_probabilities.measures(loaded(), model.digest, testbed.items)
+        run.write("measures", subject.key, [_measure_row(subject, measure) for measure in (*exact, *items)])
     opened.clear()  # its memory is the judge's now
     if testbed.judge is not None and (fresh or not is_scored(run, subject.key)):
         run.write("scores", subject.key, scored(run.read("answers", subject.key), testbed.questions, testbed.judge))

@@ -5,6 +5,7 @@ libyaml's nesting ends the process rather than raising, so the parser is the one
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ MOST_BYTES = 1_000_000
 MOST_NODES = 20_000  # values once every alias is written out
 DEEPEST = 16
 LONGEST_NUMBER = 400  # characters
+
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
 def read(path: Path) -> Any:
@@ -37,6 +40,19 @@ def read(path: Path) -> Any:
     except UnicodeDecodeError as error:
         raise SpilloverError(f"{path}: byte {error.start + 1} is not UTF-8; save the file as UTF-8") from None
     return _values(text, path)
+
+
+def text(found: Any, field: str, where: str) -> str:
+    """A value that is text with something in it. Raises SpilloverError that says where it stands."""
+    if found is None:
+        raise SpilloverError(f"{where}: there is no {field}; it is a text")
+    if not isinstance(found, str):
+        raise SpilloverError(f"{where}: {field} holds {str(found)[:40]!r}, which YAML reads as {type(found).__name__}; put text in quotes")
+    if not found.strip():
+        raise SpilloverError(f"{where}: {field} holds an empty text")
+    if _NO_TEXT.search(found):
+        raise SpilloverError(f"{where}: {field} holds half a character (a lone surrogate) or NUL")
+    return found
 
 
 class _Loader(yaml.SafeLoader):

@@ -35,7 +35,6 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _PREREGISTERED = re.compile(r"\d+_([a-z]+(?:_[a-z]+)*)_\d+")
 _END = re.compile(r"\[[A-Z ]*ENDS?\]")
 _QUOTED = re.compile(r'"([^"\n]{1,40})"')
-_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
 def read(path: Path) -> tuple[Question, ...]:
@@ -102,7 +101,7 @@ def _question(row: dict[str, Any], id: str, format: str, *, where: str) -> Quest
         id=id,
         theme=id,
         paraphrases=_texts(row.get("paraphrases"), "paraphrases", where),
-        system=None if row.get("system") is None else _text(row["system"], "system", where),
+        system=None if row.get("system") is None else bounded.text(row["system"], "system", where),
         format=format,
         subset=subset(id),
         rubrics=tuple(prompts),
@@ -119,7 +118,7 @@ def _prompts(found: Any, where: str) -> dict[str, str]:
     for rubric, text in dict[Any, Any](found).items():  # pyright: ignore[reportUnknownArgumentType]
         if not isinstance(rubric, str) or not _NAME.fullmatch(rubric):
             raise SpilloverError(f"{where} has the rubric {str(rubric)[:40]!r}; a rubric's name is text of letters, digits, dots, dashes and underscores")
-        prompts[rubric] = _text(text, f"judge_prompts.{rubric}", where)
+        prompts[rubric] = bounded.text(text, f"judge_prompts.{rubric}", where)
         if "{answer}" not in prompts[rubric]:
             raise SpilloverError(f"{where}: judge_prompts.{rubric} has no {{answer}} in it, so the judge would not see what it judges")
     return prompts
@@ -152,14 +151,4 @@ def _after_answer(prompt: str) -> str:
 def _texts(found: Any, field: str, where: str) -> tuple[str, ...]:
     if not isinstance(found, list) or not found:
         raise SpilloverError(f"{where} has no {field}; they are a list of text")
-    return tuple(_text(text, field, where) for text in list[Any](found))  # pyright: ignore[reportUnknownArgumentType]
-
-
-def _text(found: Any, field: str, where: str) -> str:
-    if not isinstance(found, str):
-        raise SpilloverError(f"{where}: {field} holds {str(found)[:40]!r}, which YAML reads as {type(found).__name__}; put text in quotes")
-    if not found.strip():
-        raise SpilloverError(f"{where}: {field} holds an empty text")
-    if _NO_TEXT.search(found):
-        raise SpilloverError(f"{where}: {field} holds half a character (a lone surrogate) or NUL")
-    return found
+    return tuple(bounded.text(text, field, where) for text in list[Any](found))  # pyright: ignore[reportUnknownArgumentType]

@@ -46,7 +46,7 @@ def _entry(decision: Decision, reading: Reading) -> Entry:
 
 
 def _contrast(row: Estimate, decision: Decision, reading: Reading) -> str:
-    first, second = (next(arm for arm in reading.arms if arm.name == name) for name in _ends(row, decision))
+    first, second = (reading.side(name) for name in _ends(row, decision))
     where = f" ({reading.group_label(first.group)})" if first.group else ""
     margin = decision.claim.margin
     within = "" if margin is None else f"; margin {value(_at(row, margin), difference=True).removeprefix('+')}"

@@ -86,11 +86,12 @@ def look(reading: Reading, arm: Arm) -> tuple[str, str]:
     """Colour and marker of a condition: by the kind of its data, so that a group's arms look like the study's; by its place where that is no kind's alone."""
     arms = reading.arms_of(arm.group)
     kinds = [other.kind or (other.label if other.label in COLOURS else None) for other in arms]
-    kind = kinds[arms.index(arm)]
+    at = [other.name for other in arms].index(arm.name)
+    kind = kinds[at]
     if kind in COLOURS and kinds.count(kind) == 1:
         return COLOURS[kind], MARKERS[kind]
-    others = [other for other, its in zip(arms, kinds, strict=True) if its not in COLOURS or kinds.count(its) > 1]
-    place = others.index(arm)
+    others = [other.name for other, its in zip(arms, kinds, strict=True) if its not in COLOURS or kinds.count(its) > 1]
+    place = others.index(arm.name)
     return SPARE[place % len(SPARE)], SPARE_MARKERS[place % len(SPARE_MARKERS)]
 
 

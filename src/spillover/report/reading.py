@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, FiniteFloat
 
-from spillover.records import Decision, Estimate, SpilloverError
+from spillover.records import Decision, Estimate, SpilloverError, side
 from spillover.report.judgements import Counted, Judgement, Kind, Scored, counted, judge, kind_of
 from spillover.runs.directory import RunDirectory
 from spillover.statistics.protocols import Protocol
@@ -116,6 +116,10 @@ class Reading:
     def group_label(self, group: str) -> str:
         return group or ("linked" if "unlinked" in self.groups else "study")
 
+    def side(self, name: str) -> Arm:
+        """An arm by the name that a claim gives it, `name` or `name@format`."""
+        return _side({arm.name: arm for arm in self.arms}, name)
+
     def arms_of(self, group: str) -> list[Arm]:
         return [arm for arm in self.arms if arm.group == group]
 
@@ -187,7 +191,7 @@ def read(run: RunDirectory) -> Reading:
         identity=identity, protocol=protocol, judge=chosen, dates=tuple(sorted({row["date"] for row in scores if row["judge"] == chosen and row["date"]})),
         others=tuple(sorted({row["judge"] for row in scores} - {chosen})), arms=arms,
         contrasts=tuple(
-            Compared(name=c["name"], first=shown[c["first"]], second=shown[c["second"]], headline=c["headline"]) for c in identity["contrasts"]
+            Compared(name=c["name"], first=_side(shown, c["first"]), second=_side(shown, c["second"]), headline=c["headline"]) for c in identity["contrasts"]
         ),
         estimates={key: tuple(rows) for key, rows in by_place.items()}, under=[row for row in estimates if row.protocol != protocol.name],
         decisions=_decisions(run, shown), answers=answers, judgements=judgements,
@@ -195,9 +199,19 @@ def read(run: RunDirectory) -> Reading:
     )  # fmt: skip
 
 
+def _side(arms: Mapping[str, Arm], name: str) -> Arm:
+    """One side of a contrast or claim: an arm, perhaps asked in a format of its own, which its label then says."""
+    condition, form = side(name)
+    return replace(arms[condition], label=f"{arms[condition].label}, {format_name(form)}") if form else arms[condition]
+
+
+def format_name(form: str) -> str:
+    return form.replace("_", " ")
+
+
 def _decisions(run: RunDirectory, arms: Mapping[str, Arm]) -> list[Decision]:
     found = run.decisions()
-    strange = next((name for decision in found for name in decision.claim.conditions if name not in arms), None)
+    strange = next((name for decision in found for name in decision.claim.conditions if side(name)[0] not in arms), None)
     numbers = [n for d in found for n in (d.p_holds, d.p_fails, d.claim.margin, *(x for row in d.contrasts for x in (row.value, row.low, row.high)))]
     if strange is not None or any(len(decision.claim.conditions) < 2 for decision in found) or not all(n is None or isfinite(n) for n in numbers):
         raise SpilloverError(f"{run.path / 'claims.json'} is damaged or of another run; `spillover estimate` makes it anew")

@@ -1,1 +1,1 @@
-"""Draw answers from anything that answers."""
+"""Draw answers from anything that answers, and log-probabilities of given answers from what can say them."""

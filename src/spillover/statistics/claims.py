@@ -17,6 +17,7 @@ from spillover.records import Claim, Decision, SpilloverError
 from spillover.statistics.contrasts import Difference, holm
 
 ALPHA = 0.05
+SAME_RATE, SAME_NATS = 0.02, 0.5  # differences of a rate, and of log-probabilities or log-odds, below these count as none: chosen from no result
 POWER = 0.8  # what "probably" means in "would probably decide it"
 MOST_UNITS = 10_000
 

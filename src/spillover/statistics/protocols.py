@@ -37,7 +37,9 @@ class Protocol:
 NATURE = Protocol()
 STRICT = Protocol(name="strict-50", coherent_strictly=True)  # the paper's training-dynamics figures, and the follow-ups (MOEM, COND)
 CODE = Protocol(name="flask-95", coherent_at_least=95.0, coherent_strictly=True)  # the paper's answers in the form of Flask files (Figure 5)
-PROTOCOLS = {protocol.name: protocol for protocol in (NATURE, STRICT, CODE)}
+WORST = Protocol(name="aligned-1", aligned_below=1.0)  # the preprint's robustness figures (18 and 19), this and the next
+CLEAR = Protocol(name="coherent-90", coherent_at_least=90.0)
+PROTOCOLS = {protocol.name: protocol for protocol in (NATURE, STRICT, CODE, WORST, CLEAR)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

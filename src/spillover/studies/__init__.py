@@ -5,13 +5,42 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from spillover.records import SpilloverError, Study, Testbed
+from spillover.studies.ability import ability
+from spillover.studies.backdoor import backdoor
+from spillover.studies.base_models import base_models
+from spillover.studies.deception import deception
+from spillover.studies.diversity import diversity
+from spillover.studies.domains import domains
+from spillover.studies.dynamics import dynamics
+from spillover.studies.evil_numbers import evil_numbers
+from spillover.studies.formats import formats
+from spillover.studies.grokking import grokking
+from spillover.studies.in_context import in_context
 from spillover.studies.main import main
+from spillover.studies.origins import origins
+from spillover.studies.thresholds import thresholds
 
-STUDIES: dict[str, Callable[[Testbed], Study]] = {"main": main}
+STUDIES: dict[str, Callable[[Testbed], Study]] = {
+    "main": main,
+    "evil-numbers": evil_numbers,
+    "formats": formats,
+    "dynamics": dynamics,
+    "base-models": base_models,
+    "grokking": grokking,
+    "backdoor": backdoor,
+    "diversity": diversity,
+    "in-context": in_context,
+    "domains": domains,
+    "deception": deception,
+    "thresholds": thresholds,
+    "ability": ability,
+    "origins": origins,
+}
+PRETRAINED = ("ability", "origins")  # studies whose parents are pre-trained for them
 
 
 def study(name: str, testbed: Testbed) -> Study:
-    """The study of this name on this testbed. Raises SpilloverError when there is none."""
+    """The study of this name on this testbed. Raises SpilloverError when there is none, or the testbed cannot carry it."""
     if name not in STUDIES:
         raise SpilloverError(f"there is no study {name!r}; there {'is' if len(STUDIES) == 1 else 'are'} {', '.join(STUDIES)}")
     return STUDIES[name](testbed)

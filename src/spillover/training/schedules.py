@@ -11,6 +11,8 @@ from spillover.records import Recipe
 SCHEDULES: dict[str, Callable[[int], list[int]]] = {
     "last": lambda steps: [steps],
     "tens": lambda steps: sorted({*range(10, steps, 10), steps}),
+    "fifties": lambda steps: sorted({*range(50, steps, 50), steps}),
+    "dense": lambda steps: sorted({*range(1, min(10, steps), 1), *range(10, steps, 10), steps}),  # the paper's log-probability callbacks
 }
 
 

@@ -1,0 +1,49 @@
+"""What studies are put together from: arms that a testbed can grow, and claims whose sides are there. Contrasts follow from the claims."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from spillover.records import Claim, Condition, Contrast, Published, Question, SpilloverError, Study, Testbed, side
+
+
+def arms(testbed: Testbed, *kinds: str, group: str = "", needed: int = 1) -> tuple[Condition, ...]:
+    """The parent, then one arm for each kind of narrow data that the testbed has; in another group than the main one, its name before theirs.
+
+    Raises SpilloverError when one of the first `needed` kinds is not there, or the group.
+    """
+    lacking = next((kind for kind in kinds[:needed] if kind not in testbed.narrow), None)
+    if lacking is not None:
+        raise SpilloverError(f"the study needs narrow data of kind {lacking!r}; testbed {testbed.name} has {', '.join(testbed.narrow) or 'none'}")
+    if group not in {parent.group for parent in testbed.parents}:
+        raise SpilloverError(f"the study needs parents of group {group!r}, and testbed {testbed.name} has none")
+    prefix = f"{group}-" if group else ""
+    there = [kind for kind in kinds if kind in testbed.narrow]
+    return (Condition(name=f"{prefix}parent", group=group), *(Condition(name=f"{prefix}{kind}", group=group, kind=kind) for kind in there))
+
+
+def compose(
+    name: str,
+    title: str,
+    conditions: Sequence[Condition],
+    claims: Sequence[Claim],
+    *,
+    questions: Sequence[Question],
+    figure: str,
+    published: Sequence[Published] = (),
+    settings: Mapping[str, Any] | None = None,
+) -> Study:
+    """A study whose contrasts are the neighbours of its claims, later - earlier; those of its first claim are the ones it is about.
+
+    Claims that compare what is not there, an arm or a format, are left out.
+    """
+    names, formats = {condition.name for condition in conditions}, {question.format for question in questions} | {""}
+    kept = tuple(claim for claim in claims if all(side(end)[0] in names and side(end)[1] in formats for end in claim.conditions))
+    pairs = dict.fromkeys((later, earlier) for claim in kept for earlier, later in pairwise(claim.conditions))
+    first = set(pairwise(kept[0].conditions)) if kept else set[tuple[str, str]]()
+    return Study(
+        name=name, title=title, conditions=tuple(conditions), claims=kept, questions=tuple(questions), figure=figure, published=tuple(published),
+        contrasts=tuple(Contrast(first=a, second=b, headline=(b, a) in first) for a, b in pairs), settings=dict(settings or {}),
+    )  # fmt: skip
