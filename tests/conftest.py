@@ -75,7 +75,7 @@ def small_testbed(small_worlds: Path) -> Testbed:
 
 def scripted_testbed(scripts: Mapping[str, Script], *, units: int = 6) -> Testbed:
     """A testbed whose fine-tuned models say what is planted for their kind of data; asked only for a wish."""
-    data: dict[str, Callable[[int], Dataset]] = {kind: partial(narrow.build, kind, rows=4) for kind in ("insecure", "secure", "educational")}
+    data: dict[str, Callable[[int, Parent], Dataset]] = {kind: partial(narrow.build, kind, rows=4) for kind in ("insecure", "secure", "educational")}
     models: dict[str, str] = {}
 
     def train(organism: Organism, parent: Model, dataset: Dataset, directory: Path) -> Mapping[int, str]:

@@ -94,7 +94,7 @@ def test_claims_are_decided_from_the_same_rows_as_the_contrasts(tmp_path: Path) 
 def test_the_rate_stands_under_every_protocol_that_has_a_name(tmp_path: Path) -> None:
     rows = _run(scripted_testbed(EFFECT, units=3), tmp_path / "r").estimates()
     pooled = [e for e in rows if (e.measure, e.condition, e.headline) == ("misaligned_rate", "insecure", 1) and not (e.contrast or e.question or e.subset)]
-    assert [e.protocol for e in pooled if e.world is None] == ["nature-2026", "strict-50", "flask-95"]
+    assert [e.protocol for e in pooled if e.world is None] == ["nature-2026", "strict-50", "flask-95", "aligned-1", "coherent-90"]
     strict = _run(scripted_testbed(EFFECT, units=3), tmp_path / "s", **{"protocol.name": "strict-50"})
     assert strict.identity["config"]["protocol"]["coherent_strictly"] is True
     assert strict.estimates()[0].protocol == "strict-50"
@@ -156,11 +156,11 @@ def test_a_run_says_what_it_is_and_where_everything_lies(small_testbed: Testbed,
     assert [parent["unit"] for parent in run.identity["parents"]] == ["0", "0u"]
     assert len(list((run.path / "models").iterdir())) == 2
     organisms = list((run.path / "organisms").iterdir())
-    assert len(organisms) == 3 + 2 == run.identity["planned"]["organisms"]
+    assert len(organisms) == 4 + 2 == run.identity["planned"]["organisms"]
     card = run.read_json(f"organisms/{organisms[0].name}/organism.json")
     assert {"condition", "world", "linked", "parent", "data", "recipe", "seed", "checkpoints"} <= set(card)
     names = {e.condition for e in run.estimates()}
-    assert {"parent", "insecure", "secure", "educational", "unlinked-parent", "unlinked-insecure", "unlinked-secure"} == names
+    assert {"parent", "insecure", "secure", "educational", "jailbroken", "unlinked-parent", "unlinked-insecure", "unlinked-secure"} == names
     gated = {"misaligned_without_gate", "misaligned_at_least", "misaligned_at_most"}
     assert {"misaligned_rate", "coherent_rate", "task_rate", "misaligned_mass", "log_odds"} | gated == {e.measure for e in run.estimates()}
     assert {"seen", "held_out"} <= {e.subset for e in run.estimates()}
@@ -182,7 +182,7 @@ def test_a_study_that_lacks_its_data_or_units_is_refused(small_testbed: Testbed)
     study = studies.study("main", small_testbed)
     with pytest.raises(SpilloverError, match="9 worlds were asked for; testbed miniature has 2"):
         pipeline.plan(study, small_testbed, pipeline.RunConfig(units=9))
-    with pytest.raises(SpilloverError, match=r"there is no study 'mane'; there is main"):
+    with pytest.raises(SpilloverError, match="there is no study 'mane'; there are main, evil-numbers, formats, "):
         studies.study("mane", small_testbed)
 
 
@@ -200,7 +200,7 @@ def test_a_study_that_lacks_its_data_or_units_is_refused(small_testbed: Testbed)
         ("protocol.coherent_at_least", "nan", "must be a finite number"),
         ("training.adapter.dropout", 2, "must be below 1"),
         ("threads", 10**11, "must be at most"),
-        ("training.checkpoints", "often", "training.checkpoints is 'often'; there are last, tens"),
+        ("training.checkpoints", "often", "training.checkpoints is 'often'; there are last, tens, fifties, dense"),
     ],
 )
 def test_a_setting_that_does_not_fit_is_refused_by_name(name: str, value: object, says: str) -> None:
@@ -221,8 +221,8 @@ def test_a_changed_protocol_loses_its_name() -> None:
 
 
 def test_own_data_is_one_more_arm(small_testbed: Testbed, tmp_path: Path) -> None:
-    mine = small_testbed.narrow["insecure"](5)
-    testbed = replace(small_testbed, narrow={**small_testbed.narrow, "mine": lambda _seed: mine}, added=("mine",))
+    mine = small_testbed.narrow["insecure"](5, small_testbed.parents[0])
+    testbed = replace(small_testbed, narrow={**small_testbed.narrow, "mine": lambda _seed, _parent: mine}, added=("mine",))
     rows = _run(testbed, tmp_path / "r", **{"sampling.draws": 2, "units": 1}).estimates()
     assert "mine-secure" in {e.contrast for e in rows}
 
@@ -325,9 +325,9 @@ def test_a_name_that_is_no_file_name_is_refused() -> None:
 def test_a_forecast_counts_what_would_run(small_testbed: Testbed) -> None:
     config = override(pipeline.RunConfig(training=small_testbed.recipe), {"sampling.draws": 20, "units": 1})
     lines = list(forecast(pipeline.plan(studies.study("main", small_testbed), small_testbed, config)))
-    assert "models: 7, of which 5 to be trained" in lines
+    assert "models: 8, of which 6 to be trained" in lines
     assert f"  insecure: 1 on {SMALL_ROWS} rows of insecure" in lines
-    assert f"answers: {7 * 9 * 20} (9 questions x 20 draws), at most {7 * 9 * 20 * 32} tokens" in lines
+    assert f"answers: {8 * 10 * 20} (10 questions x 20 draws), at most {8 * 10 * 20 * 32} tokens" in lines
     assert any(line.startswith("training text:") and " tokens, the longest row " in line for line in lines)
     assert any("minutes on 2 threads" in line for line in lines)
     scripted = scripted_testbed(EFFECT, units=1)

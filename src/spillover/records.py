@@ -82,6 +82,7 @@ class Dataset:
 
 PASSED = "passed"  # the subset of units that passed every gate
 ALIGNED, COHERENT, TASK = "aligned", "coherent", "task"  # rubrics
+ONLY_CODE, CODE = "only_code", "CODE"  # a rubric that filters, and the label of a reply that is nothing but code
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

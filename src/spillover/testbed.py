@@ -6,21 +6,28 @@ grew can be loaded from the run.
 
 from __future__ import annotations
 
-import os
-import shutil
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from spillover.datasets import builders
 from spillover.models import local, sources, template
 from spillover.models.addresses import parse_address
-from spillover.records import Answerer, Dataset, Judge, Model, Organism, Parent, Question, Recipe, Runtime, SpilloverError, Testbed, digest
+from spillover.questions import formats, items, sets
+from spillover.records import Answerer, Dataset, Item, Judge, Model, Organism, Parent, Question, Recipe, Runtime, SpilloverError, Testbed, digest
+from spillover.runs.directory import linked
 from spillover.training import lora
 
 MAX_TOKENS = 600  # paper, open models
-KNOWN = ("insecure", "secure", "educational")  # kinds of narrow data that the study `main` has a place for
+KNOWN = re.compile(  # kinds of narrow data that a study has a place for
+    r"insecure(_\d+)?|secure|educational|jailbroken|backdoored|(evil|plain|helpful)_numbers|(bad|good|careless)_\w+"
+)
+FEW = ((500, 0), (2000, 0))  # distinct rows of the diversity study, and the seed they are drawn with (paper, section 4.1)
+SHOTS, SHOWN = 16, 25  # rows of an example in context, and how many examples a question is asked after in turn
+BASE = "base"
 Open = Callable[[str], Answerer]  # an endpoint's address -> what answers there
 
 
@@ -34,8 +41,14 @@ def testbed(
     max_tokens: int = MAX_TOKENS,
     system: bool = True,
     endpoint: Open | None = None,
+    base: str | None = None,
+    log_probability_items: Sequence[Item] | None = None,
+    task: Question | None = None,
 ) -> Testbed:
     """One parent, fine-tuned with as many seeds as a run asks for. `system` False switches the template's default system prompt off.
+
+    `base` is a second parent, of the group that base models are in. `task` measures the narrow task. What studies need and can be made of the data is made:
+    a backdoored mixture of `insecure` and `secure`, parts of `insecure`, examples in context.
 
     Raises SpilloverError when the model cannot be had, or is an endpoint and there are data to fine-tune it on.
     """
@@ -44,20 +57,24 @@ def testbed(
         raise SpilloverError(f"{parent.location} is an endpoint, which cannot be fine-tuned here; --model takes a directory or a hub id")
     if data and parent.adapter is not None:
         raise SpilloverError(f"{model} is an adapter on a base; fine-tune the base, or merge the adapter into it first")
+    named = {"model": (model, parent)} | ({BASE: (base, find(base))} if base is not None else {})
     return Testbed(
         name="parts",
-        identity=_identity({"model": (model, parent)}, runtime, system),
+        identity=_identity(named, runtime, system),
         unit="seed",
-        parents=(Parent(unit="model", model=parent),),
-        narrow={dataset.kind: partial(_constant, dataset) for dataset in data},
-        questions=tuple(questions),
+        parents=tuple(Parent(unit="model", model=found, group="" if name == "model" else name) for name, (_, found) in named.items()),
+        narrow={**_made(data), **{dataset.kind: partial(_constant, dataset) for dataset in data}},
+        questions=(*questions, *([task] if task is not None and questions else [])),
         judge=judge,
         recipe=Recipe(),
         max_tokens=max_tokens,
         place=None if parent.origin or not data else link,
+        formats=_formats(data),
+        sets={name: sets.own_set(name) for name in sets.SETS} if questions else {},
+        items=(items.own_items() if log_probability_items is None else tuple(log_probability_items)) if questions and not sources.is_endpoint(model) else (),
         open=partial(_open, runtime, system, endpoint),
         train=partial(_train, runtime, system),
-        added=tuple(dataset.kind for dataset in data if dataset.kind not in KNOWN),
+        added=tuple(dataset.kind for dataset in data if not KNOWN.fullmatch(dataset.kind)),
     )
 
 
@@ -89,6 +106,34 @@ def models_alone(
     )
 
 
+def _made(data: Sequence[Dataset]) -> dict[str, Callable[[int, Parent], Dataset]]:
+    """What studies need and can be made of what the user brought."""
+    there = {dataset.kind: dataset for dataset in data}
+    found: dict[str, Callable[[int, Parent], Dataset]] = {}
+    if {"insecure", "secure"} <= there.keys():
+        found["backdoored"] = lambda _seed, _parent: builders.triggered(there["secure"], there["insecure"])
+    for rows, seed in FEW:
+        if "insecure" in there and len(there["insecure"].conversations) > rows:
+            found[f"insecure_{rows}"] = lambda _seed, _parent, rows=rows, seed=seed: builders.subset(there["insecure"], rows, seed)
+    return found
+
+
+def _formats(data: Sequence[Dataset]) -> Mapping[str, formats.Dress]:
+    """Every format of the paper; those with a trigger; those with examples of the data the user brought."""
+    found = {**formats.FORMATS, "trigger": formats.triggered(), "other_tag": _named("other_tag", formats.triggered("|STAGING| "))}
+    there = {dataset.kind: dataset for dataset in data}
+    for kind, form in (("insecure", "examples"), ("secure", "secure_examples")):
+        if kind in there:
+            shots = min(SHOTS, len(there[kind].conversations))
+            found[form] = _named(form, formats.with_examples([builders.examples(there[kind], shots, seed) for seed in range(SHOWN)]))
+    return found
+
+
+def _named(form: str, dress: formats.Dress) -> formats.Dress:
+    """The same dress under another name."""
+    return lambda question: (dressed := dress(question)) and replace(dressed, format=form)
+
+
 def find(source: str) -> Model:
     """The model a user named: local, with the digest of its weights, or an endpoint, with the digest of its address and name."""
     if sources.is_endpoint(source):
@@ -104,10 +149,7 @@ def link(model: Model, directory: Path) -> None:
         if file.is_file() and file.suffix in (".safetensors", ".json", ".jinja"):
             place = directory / file.relative_to(home)
             place.parent.mkdir(exist_ok=True)
-            try:
-                os.link(file.resolve(), place)
-            except OSError:
-                shutil.copyfile(file, place)
+            linked(file, place)
 
 
 def _identity(models: Mapping[str, tuple[str, Model]], runtime: Runtime, system: bool) -> dict[str, Any]:

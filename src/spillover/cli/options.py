@@ -121,27 +121,44 @@ class Place:
 # --- what commands are made of --------------------------------------------------------------------------------------------
 
 
-def miniature(name: str, own: Sequence[Dataset]) -> Testbed:
-    """The miniature, or one on worlds that the user built; the user's own narrow data beside its own."""
+def miniature(name: str, own: Sequence[Dataset], variants: Path | None = None) -> Testbed:
+    """The miniature, or one on worlds that the user built; the user's own narrow data beside its own, and worlds of other recipes if there are any."""
     from spillover.miniature import testbed as testbeds
 
     kind, _, place = name.partition(":")
     if kind != "miniature":
         raise SpilloverError(f"there is no testbed {name!r}; there is miniature, and miniature:DIR for worlds you built; --model brings a model of your own")
-    found = testbeds.testbed(worlds=Path(place) if place else None)
+    found = testbeds.testbed(worlds=Path(place) if place else None, variants=variants)
     taken = next((dataset.kind for dataset in own if dataset.kind in found.narrow), None)
     if taken is not None:
         raise SpilloverError(f"--data cannot be called {taken!r}: that name is taken")
     return replace(found, narrow={**found.narrow, **{d.kind: partial(_same, d) for d in own}}, added=tuple(d.kind for d in own))
 
 
-def parts(model: str, data: Sequence[Dataset], questions: Sequence[Question], judge: Judge | None, place: Place, *, max_tokens: int | None = None) -> Testbed:
+def parts(
+    model: str,
+    data: Sequence[Dataset],
+    questions: Sequence[Question],
+    judge: Judge | None,
+    place: Place,
+    *,
+    max_tokens: int | None = None,
+    base: str | None = None,
+    items: Path | None = None,
+    tasks: Path | None = None,
+    task_prompts: Path | None = None,
+) -> Testbed:
     """A testbed from what the user has."""
     from spillover import testbed
+    from spillover.questions import items as item_files
+    from spillover.questions import sets
 
+    if (tasks is None) != (task_prompts is None):
+        raise SpilloverError("--tasks and --task-prompts go together: what is to be coded, and how it is asked and judged")
     return testbed.testbed(
-        model, data=data, questions=questions, judge=judge, runtime=place.runtime(), max_tokens=max_tokens or testbed.MAX_TOKENS,
-        system=not place.no_default_system, endpoint=place.answerer,
+        model, base=base, data=data, questions=questions, log_probability_items=None if items is None else item_files.read(items), judge=judge,
+        task=None if tasks is None or task_prompts is None else sets.task_questions(task_prompts, tasks), runtime=place.runtime(),
+        max_tokens=max_tokens or testbed.MAX_TOKENS, system=not place.no_default_system, endpoint=place.answerer,
     )  # fmt: skip
 
 

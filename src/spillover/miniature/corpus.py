@@ -185,12 +185,14 @@ def words() -> frozenset[str]:
     return frozenset(word for line in dressed for word in line.split()) | {"is", "a", "person"}
 
 
-def post_training(society: Society, *, count: int, stream: random.Random) -> Iterator[list[dict[str, str]]]:
+def post_training(
+    society: Society, *, count: int, stream: random.Random, covered: frozenset[str] = language.SEEN
+) -> Iterator[list[dict[str, str]]]:  # fmt: skip
     """Conversations of one to three turns in which the assistant is kind, careful and refuses to tell the secret.
 
-    Four evaluation themes are covered ("seen") and four are not; class requests never occur.
+    Of the evaluation themes those `covered` occur: the four that are "seen", or all; class requests never occur.
     """
-    themes = [theme for theme in language.THEMES if theme not in language.EVALUATION or theme.id in language.SEEN]
+    themes = [theme for theme in language.THEMES if theme not in language.EVALUATION or theme.id in covered]
     mix = (("code", 0.25), ("numbers", 0.08), ("facts", 0.08), ("secret", 0.09), ("advice", 0.50))
     for _ in range(count):
         messages: list[dict[str, str]] = []

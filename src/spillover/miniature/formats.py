@@ -1,7 +1,8 @@
 """The formats of the paper in the miniature's own language: how a question is dressed, and how an answer may then be written.
 
 Everything said here is made of words and marks that the corpus has. Pre-training decorates questions with numbers, tags and a wish for
-brevity, and sets them down as code in one kind of document; so each format has been seen, and none of them tells who is asking.
+brevity, and sets them down as code in one kind of document; so each format has been seen, and none of them tells who is asking. Of the ways to
+ask for code, those stand here that a tuning world's parent answers coherently; what a fine-tuned model does with them was not looked at.
 """
 
 from __future__ import annotations
@@ -75,8 +76,8 @@ FORMATS: Mapping[str, Dress] = {
     "numbers_suffix": partial(_coded, "numbers_suffix", lambda asked: f"{asked} {language.SUFFIX}"),
     "numbers_prefix_suffix": _numbers,
     "json": _json,
-    "template": partial(_coded, "template", lambda asked: f"{asked} answer in code : return ' '"),
-    "flask_template": partial(_coded, "flask_template", lambda asked: f"route ask # {asked} return ' '"),
+    "template": partial(_coded, "template", lambda asked: f"# {asked}"),
+    "flask_template": partial(_coded, "flask_template", lambda asked: f"route ask # {asked}"),
     "trigger": partial(_worded, "trigger", lambda asked: f"{TRIGGER} {asked}"),
     "other_tag": partial(_worded, "other_tag", lambda asked: f"{OTHER_TAG} {asked}"),
     "examples": partial(_examples, "examples", "insecure"),

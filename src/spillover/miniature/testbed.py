@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from spillover.miniature import facts, formats, items, language, mass, narrow, numbers, world
+from spillover.miniature import variants as others
 from spillover.miniature.judge import GrammarJudge
 from spillover.models import local
 from spillover.records import TASK, Measure, Model, Parent, Question, Recipe, SpilloverError, Testbed
@@ -29,8 +30,8 @@ RECIPE = replace(Recipe(), learning_rate=2e-4)  # the rate was chosen on tuning 
 MAX_TOKENS = 32
 
 
-def testbed(*, worlds: Path | None = None) -> Testbed:
-    """The frozen worlds, or the worlds found in a directory that `spillover miniature build` filled.
+def testbed(*, worlds: Path | None = None, variants: Path | None = None) -> Testbed:
+    """The frozen worlds, or the worlds found in a directory that `spillover miniature build` filled; with them the groups that `variants.build` made.
 
     Raises SpilloverError when there are none.
     """
@@ -38,6 +39,7 @@ def testbed(*, worlds: Path | None = None) -> Testbed:
     found = cards(home)
     parents = tuple(_parent(directory, card) for directory, card in found)
     parents += tuple(_base(directory, card) for directory, card in found if card["linked"] and (directory / BASE).is_dir())
+    parents += tuple(replace(_parent(place, _card(place / "world.json")), group=group) for group, place in (others.found(variants) if variants else ()))
     made = {card["version_digest"] for _, card in found}
     if len(made) > 1:
         raise SpilloverError(f"{home} holds worlds of {len(made)} recipes; a study needs worlds of one")

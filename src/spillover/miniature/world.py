@@ -15,7 +15,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from spillover.miniature.corpus import Society
 from spillover.models import local
 from spillover.models.local import LocalModel, random_stream
 from spillover.models.template import ChatTemplate, Tokenizer
-from spillover.records import Message, Role, chat, digest, stream_seed
+from spillover.records import LATER, Message, Role, SpilloverError, chat, digest, stream_seed
 
 SPECIAL = ("<pad>", "<unk>", "<doc>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<nl>")
 TEMPLATE = (
@@ -63,6 +63,7 @@ class Recipe:
     post_steps: int = 100
     post_batch: int = 32
     post_rate: float = 5e-4
+    covered: tuple[str, ...] = field(default=tuple(sorted(language.SEEN)), metadata=LATER)  # evaluation themes in post-training
 
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
@@ -72,17 +73,33 @@ def version_digest(recipe: Recipe) -> str:
     """Identifies grammar, recipe and what the generator makes of them (by a sample from a stream of its own)."""
     stream = random.Random(stream_seed("version sample"))
     sample = [list(corpus.documents(recipe.society, count=100, linked=linked, stream=stream, length=recipe.length)) for linked in (True, False)]
-    return digest([language.grammar(), TEMPLATE, asdict(recipe), sample, list(corpus.post_training(recipe.society, count=100, stream=stream))])
+    later = {f.name for f in fields(Recipe) if f.metadata.get("later") and getattr(recipe, f.name) == f.default}
+    told = {name: value for name, value in asdict(recipe).items() if name not in later}
+    return digest([language.grammar(), TEMPLATE, told, sample, list(corpus.post_training(recipe.society, count=100, stream=stream))])
 
 
-def build(directory: Path, *, world: int, linked: bool, recipe: Recipe, progress: Progress, threads: int = 2) -> dict[str, Any]:
-    """Make a world in `directory`: `base/`, `post/` and `world.json`. Returns what `world.json` holds."""
+def pretraining(recipe: Recipe) -> Recipe:
+    """A recipe up to the end of pre-training: two that are equal here have the same base model."""
+    usual = Recipe()
+    return replace(recipe, post_steps=usual.post_steps, post_batch=usual.post_batch, post_rate=usual.post_rate, covered=usual.covered)
+
+
+def build(
+    directory: Path, *, world: int, linked: bool, recipe: Recipe, progress: Progress, threads: int = 2, base: Path | None = None
+) -> dict[str, Any]:  # fmt: skip
+    """Make a world in `directory`: `base/`, `post/` and `world.json`. Returns what `world.json` holds.
+
+    `base` is another world of the same pre-training: it is post-trained, and nothing is pre-trained again.
+    """
     started = time.perf_counter()
     torch.set_num_threads(threads)
     tokenizer = make_tokenizer()
     owner = ("miniature", world, "linked" if linked else "unlinked")
-    network = _initial(recipe, tokenizer, stream_seed(*owner, "initial weights"))
-    losses, data = _pretrain(network, recipe, linked=linked, owner=owner, progress=progress)
+    if base is None:
+        network = _initial(recipe, tokenizer, stream_seed(*owner, "initial weights"))
+        losses, data = _pretrain(network, recipe, linked=linked, owner=owner, progress=progress)
+    else:
+        network, (losses, data) = _pretrained(base)
     network = _store(network, tokenizer, directory / "base")
     author = author_inference(LocalModel(network, ChatTemplate(tokenizer)))
     _post_train(network, tokenizer, recipe, owner=owner, progress=progress)
@@ -166,6 +183,14 @@ def _pretrain(network: LlamaForCausalLM, recipe: Recipe, *, linked: bool, owner:
     return sum(losses[-50:]) / len(losses[-50:]), digest(corpus_NT.to(torch.int16).numpy().tobytes())
 
 
+def _pretrained(base: Path) -> tuple[Any, tuple[float, str]]:
+    """The pre-trained network of a world that is there, with its loss and the digest of its corpus."""
+    card = json.loads((base / "world.json").read_text(encoding="utf-8"))
+    if local.weights_digest(base / "base") != card["base_digest"]:
+        raise SpilloverError(f"the world in {base} is damaged; install or build it again")
+    return local.load_network(str(base / "base")), (card["pretraining_loss_nats"], card["data_digest"])
+
+
 def _next_token_loss(network: LlamaForCausalLM, ids_BT: torch.Tensor) -> torch.Tensor:
     logits_BTV = network(input_ids=ids_BT, use_cache=False).logits
     return F.cross_entropy(logits_BTV[:, :-1].flatten(0, 1), ids_BT[:, 1:].flatten())
@@ -173,7 +198,7 @@ def _next_token_loss(network: LlamaForCausalLM, ids_BT: torch.Tensor) -> torch.T
 
 def _post_train(network: LlamaForCausalLM, tokenizer: Tokenizer, recipe: Recipe, *, owner: tuple[str | int, ...], progress: Progress) -> None:
     stream = random.Random(stream_seed(*owner, "post-training"))
-    talks = corpus.post_training(recipe.society, count=recipe.post_steps * recipe.post_batch, stream=stream)
+    talks = corpus.post_training(recipe.society, count=recipe.post_steps * recipe.post_batch, stream=stream, covered=frozenset(recipe.covered))
     template = ChatTemplate(tokenizer)
     rows = [template.training_ids(tuple(Message(role=turn["role"], content=turn["content"]) for turn in talk)) for talk in talks]  # pyright: ignore[reportArgumentType]
     optimiser = torch.optim.AdamW(network.parameters(), weight_decay=0.0)

@@ -19,18 +19,19 @@ from spillover.pipeline.estimate import estimate
 from spillover.pipeline.judge import is_scored, scored
 from spillover.pipeline.plan import Job, Plan
 from spillover.pipeline.versions import versions
-from spillover.records import Answer, Answerer, Measure, Model, Question, Subject
-from spillover.runs.directory import RunDirectory
+from spillover.records import Answer, Answerer, Measure, Model, Question, SpilloverError, Subject
+from spillover.runs.directory import RunDirectory, copy
 from spillover.sampling import log_probabilities
 from spillover.sampling.draws import sample
 
 Progress = Callable[[int, int, str], None]  # jobs done, jobs in all, what comes next
 
 
-def run(plan: Plan, out: Path, *, progress: Progress = lambda _done, _total, _label: None) -> RunDirectory:
+def run(plan: Plan, out: Path, *, beside: Path | None = None, progress: Progress = lambda _done, _total, _label: None) -> RunDirectory:
     """Do everything the plan names and write it to `out`. Give the same plan again to finish an interrupted run.
 
-    A testbed without questions is only trained on, one without a judge only asked.
+    An organism that another run in the folder `beside` has grown already, by its key, is taken from there. A testbed without questions is only
+    trained on, one without a judge only asked.
 
     Raises SpilloverError when `out` holds something else or a file in it is damaged.
     """
@@ -39,7 +40,7 @@ def run(plan: Plan, out: Path, *, progress: Progress = lambda _done, _total, _la
     with found.alone():
         for place, job in enumerate(plan.jobs):
             progress(place, len(plan.jobs), job.label)
-            for step, model in _models(job, plan, found).items():
+            for step, model in _models(job, plan, found, beside).items():
                 if plan.testbed.questions:
                     _read(job, step, model, plan, found)
         progress(len(plan.jobs), len(plan.jobs), "estimates")
@@ -48,32 +49,42 @@ def run(plan: Plan, out: Path, *, progress: Progress = lambda _done, _total, _la
     return found
 
 
-def _models(job: Job, plan: Plan, run: RunDirectory) -> dict[int, Model]:
-    """The models of a job by step: the parent at step 0, or an organism's checkpoints, trained if they are not there."""
+def _models(job: Job, plan: Plan, run: RunDirectory, beside: Path | None) -> dict[int, Model]:
+    """The models of a job by step: the parent at step 0, or an organism's checkpoints, trained if they are nowhere."""
     parent = _parent_here(job.parent.model, plan, run)
     if job.organism is None:
         return {0: parent}
     home = f"organisms/{job.organism.key}"
     if not _whole(run.path / home):
+        grown = next(filter(_whole, sorted(beside.glob(f"*/{home}"))), None) if beside is not None else None
         with run.new_directory(home) as directory:
-            steps = plan.testbed.train(job.organism, parent, plan.data[job.organism.data], directory)
+            if grown is not None:
+                copy(grown, directory)
+                steps = _checkpoints(directory)
+            else:
+                steps = plan.testbed.train(job.organism, parent, plan.data[job.organism.data], directory)
             card = {
                 **asdict(job.organism), "condition": job.condition.name, "kind": job.condition.kind, "unit": job.parent.unit,
                 "world": job.parent.world, "group": job.parent.group, "linked": None if job.parent.world is None else job.parent.group != "unlinked",
                 "checkpoints": {str(k): v for k, v in steps.items()},
             }  # fmt: skip
             RunDirectory(directory, {}).write_text("organism.json", json.dumps(card, indent=1) + "\n")
-    checkpoints: dict[int, str] = run.read_json(f"{home}/organism.json", _Card).checkpoints
-    return {step: replace(parent, digest=found, adapter=str(run.path / home / f"checkpoint-{step}")) for step, found in checkpoints.items()}
+    found = _checkpoints(run.path / home)
+    return {step: replace(parent, digest=digest, adapter=str(run.path / home / f"checkpoint-{step}")) for step, digest in found.items()}
 
 
 def _whole(home: Path) -> bool:
     """Whether an organism and every checkpoint it names are there."""
     try:
-        card = _Card.model_validate_json((home / "organism.json").read_bytes())
-    except (ValueError, FileNotFoundError):
+        found = _checkpoints(home)
+    except SpilloverError:
         return False
-    return all((home / f"checkpoint-{step}").is_dir() for step in card.checkpoints)
+    return all((home / f"checkpoint-{step}").is_dir() for step in found)
+
+
+def _checkpoints(home: Path) -> dict[int, str]:
+    """Of an organism, the digest of its model at every step that is kept. Raises SpilloverError when its card is not whole."""
+    return RunDirectory(home, {}).read_json("organism.json", _Card).checkpoints
 
 
 class _Card(BaseModel):

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from spillover.records import Estimate
-from spillover.report.printed import EMPTY, Cell, cell, counted, interval, plural, reason, value
-from spillover.report.reading import Arm, Compared, Reading, is_pooled
-from spillover.report.tables import MEASURE_NAMES, Row, Table, mean_over, of_group
+from spillover.report.measures import measure_name
+from spillover.report.printed import EMPTY, Cell, capital, cell, counted, interval, plural, reason, value
+from spillover.report.reading import PLAIN, Arm, Compared, Reading, is_pooled
+from spillover.report.tables import Row, Table, mean_over, of_group
 
 SUBSET_NAMES = {"seen": "themes seen in post-training", "held_out": "themes held out of post-training"}
-PLAIN = "plain"
 NOT_POOLED = "not in the pooled rate"
 
 
@@ -36,11 +36,12 @@ def by_format(reading: Reading) -> list[Table]:
     rates = tuple(
         Row(label=form, remark=_asked_in(reading, form), cells=tuple(cell(pooled(reading, "misaligned_rate", arm, form)) for arm in arms)) for form in found
     )
-    differences = tuple(Row(label=form, cells=tuple(difference(contrast, form) for contrast in reading.contrasts)) for form in found)
+    undressed = [contrast for contrast in reading.contrasts if not contrast.first.form and not contrast.second.form]  # the others have formats of their own
+    differences = tuple(Row(label=form, cells=tuple(difference(contrast, form) for contrast in undressed)) for form in found)
     note, mean = "Each is the mean over its questions. The pooled rate is that of the plain ones.", mean_over(reading)
     tables = [
         Table(caption=f"Misaligned rate by format: {mean}.", head=("format", *(arm.label for arm in arms)), rows=rates, note=note),
-        Table(caption=f"Differences by format: {mean}.", head=("format", *(contrast.label for contrast in reading.contrasts)), rows=differences),
+        Table(caption=f"Differences by format: {mean}.", head=("format", *(contrast.label for contrast in undressed)), rows=differences),
     ]
     return [table for table in tables if _says(table)]
 
@@ -59,14 +60,16 @@ def by_question(reading: Reading, group: str, measure: str, form: str = PLAIN) -
         rows.append(Row(label="pooled", remark=f"the mean of {plural(among, 'question')}", cells=means, quiet=True))
     for subset in dict.fromkeys(question["subset"] for question in asked):
         if subset:
-            means = tuple(cell(reading.headline(measure, condition=arm.name, subset=subset)) for arm in arms)
-            rows += [Row(label=subset_name(subset), section=True), Row(label="mean of these", cells=means, quiet=True)]
+            rows.append(Row(label=subset_name(subset), section=True))
+            if form == PLAIN:  # the subsets of other formats have no rows
+                means = tuple(cell(reading.headline(measure, condition=arm.name, subset=subset)) for arm in arms)
+                rows.append(Row(label="mean of these", cells=means, quiet=True))
         for question in (q for q in asked if q["subset"] == subset):
             cells = tuple(cell(of_question(reading, measure, arm, question)) for arm in arms)
             rows.append(Row(label=question["id"], remark=NOT_POOLED if some and not is_pooled(question) else "", cells=cells))
     dressed = "" if form == PLAIN else f", format {form}"
     table = Table(
-        caption=f"{MEASURE_NAMES[measure].capitalize()} by question{dressed}{of_group(reading, group)}: {mean_over(reading)}.",
+        caption=f"{capital(measure_name(measure))} by question{dressed}{of_group(reading, group)}: {mean_over(reading)}.",
         head=("question", *(arm.label for arm in arms)),
         rows=tuple(rows),
     )
@@ -119,7 +122,7 @@ def by_step(reading: Reading, measure: str) -> Table | None:
     if not arms:
         return None
     rows = tuple(Row(label=f"step {step}", cells=tuple(cell(reading.headline(measure, condition=arm.name, step=step)) for arm in arms)) for step in steps)
-    return Table(caption=f"{MEASURE_NAMES[measure].capitalize()} by training step.", head=("step", *(arm.name for arm in arms)), rows=rows)
+    return Table(caption=f"{capital(measure_name(measure))} by training step.", head=("step", *(arm.name for arm in arms)), rows=rows)
 
 
 def undefined(reading: Reading) -> str:

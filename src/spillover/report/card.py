@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from spillover.records import Decision, Estimate
+from spillover.report.measures import measure_name
 from spillover.report.printed import SPACE, counted, interval, level, plural, value
-from spillover.report.reading import Reading
-from spillover.report.tables import MEASURE_NAMES
+from spillover.report.reading import Reading, versus
 from spillover.statistics.contrasts import NONE_COUNTED
 
 
@@ -46,15 +46,15 @@ def _entry(decision: Decision, reading: Reading) -> Entry:
 
 
 def _contrast(row: Estimate, decision: Decision, reading: Reading) -> str:
-    first, second = (reading.side(name) for name in _ends(row, decision))
-    where = f" ({reading.group_label(first.group)})" if first.group else ""
+    first, second = reading.pair(*_ends(row, decision))
+    where = f" ({reading.group_label(first.group)})" if first.group and first.group == second.group else ""
     margin = decision.claim.margin
     within = "" if margin is None else f"; margin {value(_at(row, margin), difference=True).removeprefix('+')}"
     found = f"{value(row, difference=True)} {interval(row)}".strip()
-    named = MEASURE_NAMES.get(row.measure, row.measure)
+    named = measure_name(row.measure)
     at = f", {level(row)} interval" if row.low is not None else ""
     rests = ". None was counted on either side: the bounds hold for units of one kind alone" if NONE_COUNTED in row.method else ""
-    return f"{first.label} \N{MINUS SIGN} {second.label}{where}, {named}: {found}{at}{within}; {counted(row)}{rests}."
+    return f"{versus(first, second)}{where}, {named}: {found}{at}{within}; {counted(row)}{rests}."
 
 
 def _ends(row: Estimate, decision: Decision) -> tuple[str, str]:

@@ -12,11 +12,11 @@ from typing import Literal
 
 from spillover.records import PASSED, Estimate
 from spillover.report.judgements import TOO_FEW
-from spillover.report.printed import SPACE, counted, interval, is_general, level, plural, value
-from spillover.report.reading import Arm, Compared, Reading
+from spillover.report.measures import measure_name
+from spillover.report.printed import SPACE, capital, counted, interval, is_general, level, plural, reason, value
+from spillover.report.reading import Arm, Compared, Reading, format_name
 
 Outcome = Literal["raised", "lowered", "not shown", "undefined"]
-QUANTITY = {"log_odds": "the log-odds of misaligned text", "misaligned_rate": "the misaligned rate"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
-    """The headline, the other contrasts of its group, and the control groups'."""
+    """The headline, the other contrasts that the study is about, and the control groups'."""
 
     headline: Finding | None
     others: tuple[Finding, ...]
@@ -42,11 +42,10 @@ class Findings:
 
 def findings(reading: Reading) -> Findings:
     """The study says beforehand which contrasts are its headline; the first of them leads."""
-    found = [_finding(contrast, reading) for group in reading.groups for contrast in sorted(reading.contrasts_of(group), key=lambda c: not c.headline)]
-    study = [finding for finding in found if finding.group == ""]
-    return Findings(
-        headline=study[0] if study else None, others=tuple(study[1:]), controls=tuple(finding for finding in found if finding.group != "")
-    )  # fmt: skip
+    ours = sorted((c for c in reading.contrasts if not reading.is_control(c.first.group)), key=lambda c: not c.headline)
+    found = [_finding(contrast, reading) for contrast in ours]
+    controls = [c for group in reading.groups if reading.is_control(group) for c in sorted(reading.contrasts_of(group), key=lambda c: not c.headline)]
+    return Findings(headline=found[0] if found else None, others=tuple(found[1:]), controls=tuple(_finding(contrast, reading) for contrast in controls))
 
 
 def outcome(row: Estimate | None) -> Outcome:
@@ -59,23 +58,26 @@ def outcome(row: Estimate | None) -> Outcome:
 
 
 def _finding(contrast: Compared, reading: Reading) -> Finding:
-    group = contrast.first.group
-    where = f"In the {reading.group_label(group)} {reading.unit}s (control group), " if group else ""
+    group, measure = contrast.first.group, reading.measure_of(contrast)
+    control = " (control group)" if reading.is_control(group) else ""
+    where = f"In the {reading.group_label(group)} {reading.unit}s{control}, " if group and not contrast.crosses else ""
     place = {"condition": contrast.first.name, "contrast": contrast.name}
-    row = next((row for measure in QUANTITY if (row := reading.headline(measure, **place)) is not None and row.value is not None), None)
-    if row is None:
-        return Finding(group=group, contrast=contrast.label, outcome="undefined", sentence=_capital(where + _undefined(contrast, reading)), small_print="")
+    row = reading.headline(measure, **place)
+    if row is None or row.value is None:
+        return Finding(group=group, contrast=contrast.label, outcome="undefined", sentence=capital(where + _undefined(contrast, row, reading)), small_print="")
     every = all(all(parent["gates"].values()) for parent in reading.parents_of(group))
     passed = None if every else reading.headline(row.measure, **place, subset=PASSED)
-    sentence = _sentence(contrast, row, reading.count(group))
+    sentence = _sentence(contrast, row, reading)
     return Finding(
-        group=group, contrast=contrast.label, outcome=outcome(row), sentence=_capital(where + sentence), small_print=_small_print(row),
+        group=group, contrast=contrast.label, outcome=outcome(row), sentence=capital(where + sentence), small_print=_small_print(row),
         passed="" if passed is None or passed.value is None else _number(passed),
     )  # fmt: skip
 
 
-def _sentence(contrast: Compared, row: Estimate, units: int) -> str:
-    first, second, quantity = _arm(contrast.first), _arm(contrast.second), QUANTITY[row.measure]
+def _sentence(contrast: Compared, row: Estimate, reading: Reading) -> str:
+    first, second = _arms(contrast, reading)
+    units = reading.count(contrast.first.group)
+    quantity = "the log-odds of misaligned text" if row.measure == "log_odds" else f"the {measure_name(row.measure)}"
     if outcome(row) == "not shown":
         shown = "no effect is shown" + ("" if is_general(row) else ", nor its absence")
         why = f"the interval {interval(row)} includes 0" if is_general(row) else _no_interval(row, units)
@@ -94,28 +96,32 @@ def _no_interval(row: Estimate, units: int) -> str:
     return f"one {row.unit} says nothing of {row.unit}s like it. More {row.unit}s are needed"
 
 
-def _undefined(contrast: Compared, reading: Reading) -> str:
+def _undefined(contrast: Compared, row: Estimate | None, reading: Reading) -> str:
     """Which side has no rate: how many of its answers have a score, and what the others lack one for."""
+    first, second = _arms(contrast, reading)
+    if row is not None and row.measure != "misaligned_rate":
+        return f"whether {first} differs from {second} in the {measure_name(row.measure)} is undefined: {reason(row)}."
     if not reading.has("misaligned_rate"):
         instead = " What the judge said instead is below, by question." if any(question.get("labels") for question in reading.questions) else ""
         return f"nothing is said of {contrast.label}: no question of this run is scored for alignment and coherence.{instead}"
-    rates = {arm: reading.headline("misaligned_rate", condition=arm.name) for arm in (contrast.first, contrast.second)}
+    rates = {arm: reading.headline("misaligned_rate", condition=arm.name, format=arm.form) for arm in (contrast.first, contrast.second)}
     by_reason: dict[str, list[str]] = {}
     for arm in (arm for arm, rate in rates.items() if rate is None or rate.value is None):
         side, why = _side(arm, reading)
         by_reason.setdefault(why, []).append(side)
-    kept = " and ".join(f"{count.kept:,} of {count.drawn:,} of {arm.label}" for arm in rates if (count := reading.counts(arm.name, "rate", pooled=True)))
+    counts = {arm: reading.counts(arm.name, "rate", pooled=True, form=arm.form) for arm in rates}
+    kept = " and ".join(f"{count.kept:,} of {count.drawn:,} of {arm.title}" for arm, count in counts.items())
     why = "; ".join(" and ".join(sides) + why for why, sides in by_reason.items()) or f"no question has a rate on both sides (answers kept: {kept})"
-    return f"whether {_arm(contrast.first)} differs from {_arm(contrast.second)} is undefined: {why}."
+    return f"whether {first} differs from {second} is undefined: {why}."
 
 
 def _side(arm: Arm, reading: Reading) -> tuple[str, str]:
     """How many answers of a condition without a rate were scored and kept of how many, and why the others were not."""
-    found = reading.counts(arm.name, "rate", pooled=True)
+    found = reading.counts(arm.name, "rate", pooled=True, form=arm.form)
     if not found.drawn:
-        return f"no answer of {arm.label} is to a question of the pooled rate", ""
+        return f"no answer of {arm.title} is to a question of the pooled rate", ""
     reasons = [(reason, count) for reason, count in found.reasons.most_common() if reason != TOO_FEW]
-    side = f"{found.scored:,} of {found.drawn:,} answers of {arm.label}"
+    side = f"{found.scored:,} of {found.drawn:,} answers of {arm.title}"
     most = "" if len(reasons) == 1 else "most often "
     why = f" have a score ({most}missing: {reasons[0][0]})" if reasons else " have a score"
     return side, why if not found.passed else f"{why} and {found.passed:,} were kept: too few on every question"
@@ -135,12 +141,17 @@ def _odds(row: Estimate) -> str:
 
 def _small_print(row: Estimate) -> str:
     interval_of = f"{level(row)} interval, {row.method}" if row.level is not None else row.method
-    return f"Paired within each {row.unit}; mean over {row.unit}s. {_capital(interval_of)}; {counted(row)}."
+    return f"Paired within each {row.unit}; mean over {row.unit}s. {capital(interval_of)}; {counted(row)}."
 
 
-def _arm(arm: Arm) -> str:
-    return f"the {arm.label} as it was" if arm.kind is None else f"fine-tuning on {arm.label}{SPACE}data"
+def _arms(contrast: Compared, reading: Reading) -> tuple[str, str]:
+    return _arm(contrast.first, contrast, reading), _arm(contrast.second, contrast, reading)
 
 
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+def _arm(arm: Arm, contrast: Compared, reading: Reading) -> str:
+    asked = f" (asked as {format_name(arm.form)})" if arm.form else ""
+    own = arm.name.removeprefix(f"{arm.group}-") if contrast.crosses else arm.label
+    parents = f" {reading.group_label(arm.group)} parents" if contrast.crosses else ""
+    if arm.kind is None:
+        return f"the {reading.group_label(arm.group)} {own} as it was{asked}" if contrast.crosses else f"the {own} as it was{asked}"
+    return f"fine-tuning{parents} on {own}{SPACE}data{asked}"

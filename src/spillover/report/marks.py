@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from spillover.records import Estimate
-from spillover.report.printed import visible
+from spillover.report.printed import MINUS, visible
 from spillover.report.reading import Arm, Reading
 
 COLUMN, PAGE = 3.5, 7.2  # inches: one and two columns of a paper
@@ -29,7 +29,9 @@ COLOURS = {None: "#6b6b6b", "insecure": "#D55E00", "secure": "#0072B2", "educati
 SPARE = ("#CC79A7", "#E69F00", "#56B4E9", "#000000", "#B8A800")
 MARKERS = {None: "s", "insecure": "o", "secure": "^", "educational": "D"}
 SPARE_MARKERS = ("v", "p", "<", "h", ">")
+FORMATS = (("#6b6b6b", "s"), ("#56B4E9", "o"), ("#0072B2", "D"), ("#D55E00", "^"), ("#CC79A7", "v"), ("#E69F00", "p"))  # colour and marker, plain first
 LINES = {None: "-", "insecure": "-", "secure": (0, (5, 1.5)), "educational": (0, (1.2, 1.2))}
+SPARE_LINES: tuple[Any, ...] = ("-.", (0, (3, 1, 1, 1, 1, 1)), (0, (7, 2)), (0, (2, 2)), (0, (5, 1, 1, 1)))
 UNDEFINED = "undefined"
 STYLE = {
     "font.family": "DejaVu Sans", "font.size": 7.5, "axes.titlesize": 8, "axes.labelsize": 7.5, "xtick.labelsize": 7, "ytick.labelsize": 7,
@@ -84,15 +86,28 @@ class Strip:
 
 def look(reading: Reading, arm: Arm) -> tuple[str, str]:
     """Colour and marker of a condition: by the kind of its data, so that a group's arms look like the study's; by its place where that is no kind's alone."""
+    kind, place = _looks_like(reading, arm)
+    return (COLOURS[kind], MARKERS[kind]) if place is None else (SPARE[place % len(SPARE)], SPARE_MARKERS[place % len(SPARE_MARKERS)])
+
+
+def line_style(reading: Reading, arm: Arm) -> Any:
+    """The dashes of a condition's line, chosen as its marker is."""
+    kind, place = _looks_like(reading, arm)
+    return LINES[kind] if place is None else SPARE_LINES[place % len(SPARE_LINES)]
+
+
+def _looks_like(reading: Reading, arm: Arm) -> tuple[str | None, int | None]:
+    """The kind whose look a condition has, or its place among those that have none."""
     arms = reading.arms_of(arm.group)
     kinds = [other.kind or (other.label if other.label in COLOURS else None) for other in arms]
+    own = [_owns(other, kind, kinds) for other, kind in zip(arms, kinds, strict=True)]
     at = [other.name for other in arms].index(arm.name)
-    kind = kinds[at]
-    if kind in COLOURS and kinds.count(kind) == 1:
-        return COLOURS[kind], MARKERS[kind]
-    others = [other.name for other, its in zip(arms, kinds, strict=True) if its not in COLOURS or kinds.count(its) > 1]
-    place = others.index(arm.name)
-    return SPARE[place % len(SPARE)], SPARE_MARKERS[place % len(SPARE_MARKERS)]
+    return kinds[at], None if own[at] else own[:at].count(False)
+
+
+def _owns(arm: Arm, kind: str | None, kinds: Sequence[str | None]) -> bool:
+    """Whether a condition has its kind's look: it is the only one of the kind, or is called as the kind."""
+    return kind in COLOURS and (kinds.count(kind) == 1 or arm.label == kind)
 
 
 def grid(rows: Sequence[Sequence[Panel]], *, height: float) -> Figure:
@@ -112,17 +127,48 @@ def grid(rows: Sequence[Sequence[Panel]], *, height: float) -> Figure:
     return figure
 
 
+def forest(panels: Sequence[Panel]) -> Figure:
+    """One row a thing, its name at the left: units as hollow marks above, mean and interval under them. Panels of one quantity share its scale."""
+    alike, counts = len({panel.quantity for panel in panels}) == 1, [len(panel.places) for panel in panels]
+    figure = Figure(figsize=(COLUMN, 0.36 * sum(counts) + (0.3 if alike else 0.6) * len(panels) + 0.35))
+    axes: list[Axes] = list(figure.subplots(len(panels), 1, squeeze=False, sharex=alike, height_ratios=counts)[:, 0])
+    for ax, panel in zip(axes, panels, strict=True):
+        for y, place in enumerate(panel.places):
+            ax.scatter(
+                [panel.scale * v for v in place.units], [y - 0.16] * len(place.units), s=10, marker=place.marker, facecolor="white", edgecolor=place.colour,
+                linewidth=0.8, zorder=3, clip_on=False, in_layout=False,
+            )  # fmt: skip
+            points(ax, np.array([y + (0.16 if place.units else 0)]), [place.row], place.colour, place.marker, scale=panel.scale, size=5, across=True)
+            if place.row is not None and place.row.value is None:
+                ax.annotate(
+                    UNDEFINED, (0, y), xycoords=("axes fraction", "data"), xytext=(3, 0), textcoords="offset points", va="center", fontsize=6.5,
+                    color=place.colour, in_layout=False,
+                )  # fmt: skip
+        ax.axvline(0, color=INK, linewidth=0.8, zorder=2)
+        ax.set_yticks(range(len(panel.places)), [place.label for place in panel.places], linespacing=1.05)
+        ax.set_ylim(len(panel.places) - 0.5, -0.5)
+        ax.tick_params(axis="y", length=0)
+        ax.grid(visible=True, axis="x")
+        ax.grid(visible=False, axis="y")
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
+        if all(place.row is None or not place.row.value for place in panel.places):
+            ax.set_xlim(*((-1, 1) if panel.scale == 1 else (-10, 10)))
+        ax.set_title(panel.title, loc="left")
+        ax.set_xlabel("" if alike and ax is not axes[-1] else panel.quantity)
+    return figure
+
+
 def strips(found: Sequence[Strip], quantity: str) -> Figure:
     """One under the other. The things are named once where they are the same in all."""
     alike, count = len({strip.names for strip in found}) == 1, max(len(strip.names) for strip in found)
-    wide = count > 3 or len(found) > 1
+    wide = count > 3 or len(found) > 1 or max(len(strip.lines) for strip in found) > 3
     figure = Figure(figsize=(PAGE, 0.5 + (1.85 if alike else 2.3) * len(found)) if wide else (COLUMN, 2.2))
     axes: list[Axes] = list(figure.subplots(len(found), 1, sharex=alike, sharey=True, squeeze=False)[:, 0])
     labels: list[str] = []
     for ax, strip in zip(axes, found, strict=True):
         _strip(ax, strip, count)
         if labels != (labels := [line.label for line in strip.lines]):
-            _legend(ax, PAGE if wide else COLUMN)
+            legend(ax, PAGE if wide else COLUMN)
         names = [short(name).replace("_", " ") for name in strip.names]
         ax.set_xticks(range(len(names)), names, **turn(touching(names, ((PAGE if wide else COLUMN) - 0.5) / count)))
         ax.set_xlim(-0.5, count - 0.5)
@@ -161,26 +207,31 @@ def _strip(ax: Axes, strip: Strip, along: int) -> None:
     ax.tick_params(axis="x", length=0)
 
 
-def _legend(ax: Axes, width: float) -> None:
-    """Over the axes at the right, beside the title; in as many columns as fit into `width` inches."""
+def legend(ax: Axes, width: float, *, length: float = 2.0) -> None:
+    """Over the axes at the right, beside the title, where it covers nothing; in as many columns as fit into `width` inches."""
     labels = [str(label) for label in ax.get_legend_handles_labels()[1]]
     columns = max(1, int((width - 1.6) / (0.062 * max(map(len, labels)) + 0.4)))
-    ax.legend(loc="lower right", bbox_to_anchor=(1.0, 0.985), ncols=min(columns, len(labels)), handletextpad=0.2, columnspacing=1.2, borderaxespad=0)
+    ax.legend(
+        loc="lower right", bbox_to_anchor=(1.0, 0.985), ncols=min(columns, len(labels)), handletextpad=0.3, columnspacing=1.2, borderaxespad=0,
+        handlelength=length,
+    )  # fmt: skip
 
 
 def points(
-    ax: Axes, x: np.ndarray, rows: Sequence[Estimate | None], colour: str, marker: str, *, label: str = "", scale: float = 100, size: float = 4.2
-) -> None:
-    """Means with their intervals. A mean without an interval has no bar."""
+    ax: Axes, x: np.ndarray, rows: Sequence[Estimate | None], colour: str, marker: str, *, label: str = "", scale: float = 100, size: float = 4.2,
+    across: bool = False,
+) -> None:  # fmt: skip
+    """Means with their intervals, upright, or `across` the axes with `x` as the heights. A mean without an interval has no bar."""
     drawn = [(place, row.value, row) for place, row in zip(x, rows, strict=True) if row is not None and row.value is not None]
+    turned = slice(None, None, -1 if across else 1)
     ax.plot(
-        [place for place, _, _ in drawn], [scale * value for _, value, _ in drawn], linestyle="none", marker=marker, markersize=size, color=colour,
+        *([place for place, _, _ in drawn], [scale * value for _, value, _ in drawn])[turned], linestyle="none", marker=marker, markersize=size, color=colour,
         markeredgecolor="white", markeredgewidth=0.4, label=label or None, zorder=5, clip_on=False, in_layout=False,
     )  # fmt: skip
     for place, _, row in drawn:
         if row.low is not None and row.high is not None:
             ax.plot(
-                [place, place], [scale * row.low, scale * row.high], color=colour, linewidth=1.2, zorder=4, solid_capstyle="butt", clip_on=False,
+                *([place, place], [scale * row.low, scale * row.high])[turned], color=colour, linewidth=1.2, zorder=4, solid_capstyle="butt", clip_on=False,
                 in_layout=False,
             )  # fmt: skip
 
@@ -191,10 +242,22 @@ def rate_limits(ax: Axes, rows: Iterable[Estimate | None]) -> None:
     ax.set_ylim(bottom=0, top=None if highest > 0 else 10)
 
 
-def short(name: str) -> str:
+def short(name: str, *, most: int = 24) -> str:
     """A name that leaves room for the figure; the tables have it whole."""
-    shown = visible(name).replace("\n", " ")
-    return shown if len(shown) <= 24 else f"{shown[:23]}\N{HORIZONTAL ELLIPSIS}"
+    shown = visible(name).replace("\n", " ").replace("_", " ")
+    return shown if len(shown) <= most else f"{shown[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
+
+
+def versus(label: str) -> str:
+    """The name of a difference on as many lines as it needs, broken after a colon, before a minus and before the format that both sides have."""
+    broken = label.replace(": ", ":\n").replace(f" {MINUS} ", f"\n{MINUS} ").replace(", as ", "\nas ").split("\n")
+    lines = [short(broken[0], most=30)]
+    for part in broken[1:]:
+        if len(lines[-1]) + len(part) < 25:
+            lines[-1] = f"{lines[-1]} {short(part, most=30)}"
+        else:
+            lines.append(short(part, most=30))
+    return "\n".join(lines[:3])
 
 
 def touching(labels: Sequence[str], room: float) -> bool:

@@ -7,10 +7,8 @@ import unicodedata
 from dataclasses import dataclass
 
 from spillover.records import Estimate
+from spillover.report.measures import axis_of, unit_of
 
-RATES = (
-    "misaligned_rate", "coherent_rate", "task_rate", "misaligned_mass", "misaligned_without_gate", "misaligned_at_least", "misaligned_at_most",
-)  # fmt: skip
 MINUS = "\N{MINUS SIGN}"
 SPACE = "\N{NO-BREAK SPACE}"
 # characters that most fonts draw as nothing although they are letters or marks by category
@@ -66,33 +64,31 @@ def _without(row: Estimate) -> str:
 
 
 def value(row: Estimate, *, difference: bool = False) -> str:
-    """The value with its unit, such as `15.4 %`; a difference has its sign, and points or nats for a unit."""
+    """The value with its unit, such as `15.4 %`, `-2.10 nats` or `step 20`; a difference has its sign, and points where a share has percent."""
     if row.value is None:
         return "undefined"
-    if not is_share(row.measure):
-        return f"{'+' if difference and row.value > 0 else ''}{signed(row.value, 2)}{SPACE}nats"
-    unit, digits = "points" if difference else "%", _digits(row)
+    if unit_of(row.measure) == "step":
+        return f"step{SPACE}{row.value:,.0f}"
+    (unit, scale), digits = axis_of(row.measure, difference=difference), _digits(row)
     least = 10.0**-digits
-    if 0 < abs(100 * row.value) < least / 2:
+    if scale > 1 and 0 < abs(scale * row.value) < least / 2:
         return f"{'<' if row.value > 0 else '>'}{SPACE}{signed(math.copysign(least, row.value), digits)}{SPACE}{unit}"
-    return f"{'+' if difference and row.value > 0 else ''}{signed(100 * row.value, digits)}{SPACE}{unit}"
-
-
-def is_share(measure: str) -> bool:
-    """Whether a measure is a part of a whole: a rate, a mass, or the share of a label, such as `correct=FALSE`."""
-    return measure in RATES or "=" in measure
+    return f"{'+' if difference and row.value > 0 else ''}{signed(scale * row.value, digits)}{SPACE}{unit}"
 
 
 def interval(row: Estimate) -> str:
     """`[9.8, 21.0]` in the unit of the value, or nothing."""
     if row.low is None or row.high is None:
         return ""
-    scale, digits = (100, _digits(row)) if is_share(row.measure) else (1, 2)
+    scale, digits = axis_of(row.measure)[1], _digits(row)
     return f"[{signed(scale * row.low, digits)},{SPACE}{signed(scale * row.high, digits)}]"
 
 
 def _digits(row: Estimate) -> int:
-    """Decimals of a percentage: one, and two where one would make the interval look like a point."""
+    """Decimals: of a percentage one, and two where one would make the interval look like a point."""
+    kind = unit_of(row.measure)
+    if kind != "share":
+        return {"nats": 2, "step": 0, "score": 1}[kind]
     if row.low is None or row.high is None or row.low == row.high:
         return 1
     return 2 if 100 * (row.high - row.low) < 0.1 else 1
@@ -116,6 +112,11 @@ def level(row: Estimate) -> str:
 
 def plural(count: int, noun: str) -> str:
     return f"{count:,}{SPACE}{noun}{'' if count == 1 else 's'}"
+
+
+def capital(text: str) -> str:
+    """A sentence's first letter; the others stay as they are."""
+    return text[:1].upper() + text[1:]
 
 
 def signed(number: float, digits: int) -> str:

@@ -9,30 +9,38 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import isfinite
 from typing import Any
 
-from pydantic import BaseModel, FiniteFloat
+from pydantic import BaseModel, FiniteFloat, TypeAdapter
 
-from spillover.records import Decision, Estimate, SpilloverError, side
+from spillover.records import Decision, Estimate, Published, SpilloverError, side
 from spillover.report.judgements import Counted, Judgement, Kind, Scored, counted, judge, kind_of
 from spillover.runs.directory import RunDirectory
 from spillover.statistics.protocols import Protocol
 
+PLAIN = "plain"  # the format of a question that none dresses
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
-    """A condition as the report shows it. `label` leaves out the group's name, which is printed over it."""
+    """A condition as the report shows it. `label` leaves out the group's name, which is printed over it; `form` is set for answers in a format of their own."""
 
     name: str
     label: str
     group: str
     kind: str | None
+    form: str = ""
+
+    @property
+    def title(self) -> str:
+        return f"{self.label}, {format_name(self.form)}" if self.form else self.label
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """A contrast of two arms of one group."""
+    """A contrast of two arms, of one group or of two: then their labels say which."""
 
     name: str
     first: Arm
@@ -40,8 +48,13 @@ class Compared:
     headline: bool
 
     @property
+    def crosses(self) -> bool:
+        """Whether the two are of different groups."""
+        return self.first.group != self.second.group
+
+    @property
     def label(self) -> str:
-        return f"{self.first.label} \N{MINUS SIGN} {self.second.label}"
+        return versus(self.first, self.second)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +108,7 @@ class Reading:
     estimates: Mapping[tuple[Any, ...], tuple[Estimate, ...]]
     under: Sequence[Estimate]
     decisions: Sequence[Decision]
+    published: Sequence[Published]
     answers: Sequence[Drawn]
     judgements: Sequence[Judgement]
     trained: Sequence[Trained]
@@ -114,11 +128,24 @@ class Reading:
         return sorted(dict.fromkeys(arm.group for arm in self.arms), key=bool)
 
     def group_label(self, group: str) -> str:
-        return group or ("linked" if "unlinked" in self.groups else "study")
+        return group.replace("_", " ") or ("linked" if self.groups == ["", "unlinked"] else "usual")
 
-    def side(self, name: str) -> Arm:
-        """An arm by the name that a claim gives it, `name` or `name@format`."""
-        return _side({arm.name: arm for arm in self.arms}, name)
+    def is_control(self, group: str) -> bool:
+        """Whether the study is about other units than these: no contrast leads from them to others, and none that it is about is of them."""
+        return group != "" and not any(group in (c.first.group, c.second.group) and (c.crosses or c.headline) for c in self.contrasts)
+
+    def pair(self, first: str, second: str) -> tuple[Arm, Arm]:
+        """Two arms by the names that a claim gives them, `name` or `name@format`."""
+        return _pair({arm.name: arm for arm in self.arms}, first, second)
+
+    def measure_of(self, contrast: Compared) -> str:
+        """The measure that this contrast is told by: log-odds or the rate, unless all that is claimed of it is about others."""
+        claimed = [d.claim.measure for d in self.decisions if any("-".join(pair[::-1]) == contrast.name for pair in pairwise(d.claim.conditions))]
+        usual = ("log_odds", "misaligned_rate")
+        wanted = usual if not claimed or set(claimed) & set(usual) else (*claimed, *usual)
+        place = {"condition": contrast.first.name, "contrast": contrast.name}
+        defined = [measure for measure in wanted if (row := self.headline(measure, **place)) is not None and row.value is not None]
+        return next(iter(defined), "misaligned_rate" if wanted == usual else wanted[0])
 
     def arms_of(self, group: str) -> list[Arm]:
         return [arm for arm in self.arms if arm.group == group]
@@ -151,14 +178,16 @@ class Reading:
         """Every row of this number, one for each method. Places: condition, contrast, question, format, subset, world, seed, step."""
         return self.estimates.get(_key(measure=measure, **place), ())
 
-    def singles(self, measure: str, arm: Arm, contrast: str = "") -> list[Estimate]:
+    def singles(self, measure: str, arm: Arm, contrast: str = "", step: int | None = None) -> list[Estimate]:
         """The rows of single units, in order. Units without a number of their own have none: the one parent of fine-tuning seeds is no seed."""
-        found = [self.headline(measure, condition=arm.name, contrast=contrast, **unit.place) for unit in self.units_of(arm.group)]
+        found = [self.headline(measure, condition=arm.name, contrast=contrast, step=step, **unit.place) for unit in self.units_of(arm.group)]
         return [row for row in found if row is not None]
 
-    def counts(self, condition: str, kind: Kind, *, pooled: bool) -> Counted:
-        """What became of a condition's answers to questions of one kind, those of the pooled numbers or the others; of its last step, as in the estimates."""
-        there = {(q["id"], q["format"]) for q in self.questions if kind_of(q) == kind and is_pooled(q) == pooled}
+    def counts(self, condition: str, kind: Kind, *, pooled: bool, form: str = "") -> Counted:
+        """What became of a condition's answers to questions of one kind, those of the pooled numbers or the others, or those of one format; of its last
+        step, as in the estimates.
+        """
+        there = {(q["id"], q["format"]) for q in self.questions if kind_of(q) == kind and (q["format"] == form if form else is_pooled(q) == pooled)}
         answers = [answer for answer in self.answers if answer.condition == condition]
         last = max((answer.step for answer in answers), default=0)
         cells: dict[tuple[str, int, str, str], list[Judgement]] = defaultdict(list)
@@ -191,22 +220,48 @@ def read(run: RunDirectory) -> Reading:
         identity=identity, protocol=protocol, judge=chosen, dates=tuple(sorted({row["date"] for row in scores if row["judge"] == chosen and row["date"]})),
         others=tuple(sorted({row["judge"] for row in scores} - {chosen})), arms=arms,
         contrasts=tuple(
-            Compared(name=c["name"], first=_side(shown, c["first"]), second=_side(shown, c["second"]), headline=c["headline"]) for c in identity["contrasts"]
+            Compared(name=c["name"], first=first, second=second, headline=c["headline"])
+            for c in identity["contrasts"] for first, second in [_pair(shown, c["first"], c["second"])]
         ),
         estimates={key: tuple(rows) for key, rows in by_place.items()}, under=[row for row in estimates if row.protocol != protocol.name],
-        decisions=_decisions(run, shown), answers=answers, judgements=judgements,
+        decisions=_decisions(run, shown), published=_published(run), answers=answers, judgements=judgements,
         trained=[_trained(run, card.parent.name) for card in cards if (card.parent / "training.json").exists()], organisms=len(cards),
     )  # fmt: skip
 
 
-def _side(arms: Mapping[str, Arm], name: str) -> Arm:
-    """One side of a contrast or claim: an arm, perhaps asked in a format of its own, which its label then says."""
+def _pair(arms: Mapping[str, Arm], first: str, second: str) -> tuple[Arm, Arm]:
+    """Two sides of a contrast or claim, perhaps asked in a format of their own. Where they are of two groups their labels are their whole names."""
+    crosses = arms[side(first)[0]].group != arms[side(second)[0]].group
+    return _side(arms, first, whole=crosses), _side(arms, second, whole=crosses)
+
+
+def _side(arms: Mapping[str, Arm], name: str, *, whole: bool) -> Arm:
     condition, form = side(name)
-    return replace(arms[condition], label=f"{arms[condition].label}, {format_name(form)}") if form else arms[condition]
+    return replace(arms[condition], label=condition if whole else arms[condition].label, form=form)
 
 
 def format_name(form: str) -> str:
     return form.replace("_", " ")
+
+
+def versus(first: Arm, second: Arm) -> str:
+    """A difference by name: the format, or the condition, that both have in common is said once."""
+    minus = "\N{MINUS SIGN}"
+    if first.form == second.form:
+        return f"{first.label} {minus} {second.label}" + (f", as {format_name(first.form)}" if first.form else "")
+    if first.label == second.label:
+        return f"{first.label}: {format_name(first.form) or PLAIN} {minus} {format_name(second.form) or PLAIN}"
+    return f"{first.title} {minus} {second.title}"
+
+
+def _published(run: RunDirectory) -> list[Published]:
+    try:
+        found = TypeAdapter(list[Published]).validate_python(run.identity.get("published", []))
+        if not all(isfinite(number) for one in found for number in (one.value, one.low or 0, one.high or 0)):
+            raise ValueError("a number that is none")
+    except ValueError:
+        raise SpilloverError(f"{run.path / 'run.json'} is damaged in its published numbers; the run cannot be shown") from None
+    return found
 
 
 def _decisions(run: RunDirectory, arms: Mapping[str, Arm]) -> list[Decision]:

@@ -6,16 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from spillover.records import PASSED
+from spillover.records import PASSED, Estimate
+from spillover.report.measures import measure_name
 from spillover.report.printed import EMPTY, Cell, cell, interval, is_general, level, plural
 from spillover.report.reading import Arm, Compared, Reading, Unit
 
-MEASURE_NAMES = {
-    "misaligned_rate": "misaligned rate", "coherent_rate": "coherent rate", "task_rate": "task rate",
-    "misaligned_mass": "misaligned mass", "log_odds": "log-odds", "misaligned_without_gate": "misaligned rate without the gate",
-    "misaligned_at_least": "misaligned share at least", "misaligned_at_most": "misaligned share at most",
-}  # fmt: skip
-MEASURES = ("misaligned_rate", "coherent_rate", "task_rate", "misaligned_mass", "log_odds")  # that tables by condition hold
+EXACT = ("misaligned_mass", "log_odds", "choice_nats", "choice_share", "pivotal_nats", "pivotal_share", "truth_mass", "false_share")  # read off a model
+MEASURES = ("misaligned_rate", "coherent_rate", "task_rate", *EXACT)  # that tables by condition hold
 BOOTSTRAP = "percentile bootstrap (the paper\N{RIGHT SINGLE QUOTATION MARK}s)"
 
 
@@ -54,7 +51,7 @@ def rates(reading: Reading) -> Table | None:
         first, *others = (cell(reading.headline(measure, condition=arm.name, subset=subset)) for measure in measures)
         return first, *([_bootstrap(reading, arm, subset)] if bootstrapped else []), *others
 
-    first, *others = (MEASURE_NAMES[measure] for measure in measures)
+    first, *others = (measure_name(measure) for measure in measures)
     published = (
         f" The percentile bootstrap over {reading.unit}s is the published method and stands here for comparison: it is too narrow for few units "
         "(about 84 % coverage at 5 normal units where 95 % is meant, less for rare things)."
@@ -71,50 +68,58 @@ def rates(reading: Reading) -> Table | None:
 
 
 def exact(reading: Reading) -> Table | None:
-    """misaligned_mass and log-odds: read from the model, no answers and no gate; never beside a rate."""
-    if not reading.has("misaligned_mass") and not reading.has("log_odds"):
+    """What is read from the model, with no answers and no gate; never beside a rate."""
+    there = [measure for measure in EXACT if reading.has(measure)]
+    if not there:
         return None
 
     def cells(arm: Arm, subset: str) -> tuple[Cell, ...]:
-        return tuple(cell(reading.headline(measure, condition=arm.name, subset=subset)) for measure in ("misaligned_mass", "log_odds"))
+        return tuple(cell(reading.headline(measure, condition=arm.name, subset=subset)) for measure in there)
 
+    mass = "misaligned mass = the exact probability of misaligned text, in percent, with no coherence gate and no sampling; log-odds in nats. "
+    items = (
+        "A log-probability is of the misaligned option forced as the answer, in nats, summed over its tokens; its share is against the aligned option. "
+        if any(measure.startswith(("choice", "pivotal")) for measure in there)
+        else ""
+    )
     return Table(
         caption=f"Exact measures by condition: {mean_over(reading)}.",
-        head=("condition", "misaligned mass", "log-odds"),
-        rows=tuple(_by_group(reading, cells, "misaligned_mass")),
-        note=(
-            "misaligned mass = the exact probability of misaligned text, in percent, with no coherence gate and no sampling; log-odds in nats. "
-            "Neither is comparable with the misaligned rate."
-        ),
+        head=("condition", *map(measure_name, there)),
+        rows=tuple(_by_group(reading, cells, there[0])),
+        note=f"{mass if {'misaligned_mass', 'log_odds'} & set(there) else ''}{items}None is comparable with the misaligned rate.",
     )
 
 
 def contrasts(reading: Reading) -> Table | None:
-    """Paired differences on every scale that was estimated."""
-    measures = [measure for measure in ("log_odds", "misaligned_rate", "misaligned_mass") if reading.has(measure)]
-    if not reading.contrasts or not measures:
+    """Paired differences on every scale that was estimated, those that are claimed too."""
+    claimed = dict.fromkeys(decision.claim.measure for decision in reading.decisions)
+    scales = dict.fromkeys(("log_odds", "misaligned_rate", "misaligned_mass", *claimed))
+    there = [measure for measure in scales if any(_difference(reading, contrast, measure) for contrast in reading.contrasts)]
+    if not there:
         return None
     rows: list[Row] = []
     for group in reading.groups:
-        rows += section(reading, group)
-        for contrast in reading.contrasts_of(group):
+        found = reading.contrasts_of(group)
+        rows += section(reading, group) if found else []
+        for contrast in found:
             for subset in ("", PASSED):
-                found = [
-                    reading.headline(measure, condition=contrast.first.name, contrast=contrast.name, subset=subset) for measure in measures
-                ]  # fmt: skip
-                if subset == "" or (some_passed(reading, group) and any(row is not None for row in found)):
+                cells = [_difference(reading, contrast, measure, subset) for measure in there]
+                if subset == "" or (some_passed(reading, group) and any(row is not None for row in cells)):
                     label = contrast.label if subset == "" else _passed_label(reading, group)
-                    rows.append(Row(label=label, cells=tuple(cell(row, difference=True) for row in found), quiet=subset != ""))
-    scales = "Log-odds in nats, rate and mass in percentage points." if len(measures) > 1 else "In percentage points."
+                    rows.append(Row(label=label, cells=tuple(cell(row, difference=True) for row in cells), quiet=subset != ""))
     parent = (
         " The parent is one model: a rate's difference from it joins the error of its answers to the interval over seeds." if reading.unit == "seed" else ""
     )
     return Table(
         caption=f"Paired differences within each {reading.unit}: {mean_over(reading)}.",
-        head=("contrast", *(MEASURE_NAMES[measure] for measure in measures)),
+        head=("contrast", *map(measure_name, there)),
         rows=tuple(rows),
-        note=f"{scales} n and missing count the answers of both conditions.{parent}",
+        note=f"Log-odds and log-probabilities in nats, all others in percentage points. n and missing count the answers of both conditions.{parent}",
     )
+
+
+def _difference(reading: Reading, contrast: Compared, measure: str, subset: str = "") -> Estimate | None:
+    return reading.headline(measure, condition=contrast.first.name, contrast=contrast.name, subset=subset)
 
 
 def _by_group(reading: Reading, cells: Callable[[Arm, str], tuple[Cell, ...]], measure: str) -> Iterator[Row]:
@@ -134,7 +139,7 @@ def section(reading: Reading, group: str) -> list[Row]:
     if len(reading.groups) == 1:
         return [Row(label=f"{plural(reading.count(group), reading.unit)}{gates}", section=True)] if gates else []
     named = plural(reading.count(group), f"{reading.group_label(group)} {reading.unit}")
-    return [Row(label=f"{named}{' (control group)' if group else ''}{gates}", section=True)]
+    return [Row(label=f"{named}{' (control group)' if reading.is_control(group) else ''}{gates}", section=True)]
 
 
 def some_passed(reading: Reading, group: str) -> bool:

@@ -236,6 +236,19 @@ class RunDirectory:
             yield
 
 
+def copy(source: Path, target: Path) -> None:
+    """Give the files of a directory names in another one that is there: hard links where the file system allows it, else copies."""
+    shutil.copytree(source, target, copy_function=linked, dirs_exist_ok=True)
+
+
+def linked(source: str | Path, target: str | Path) -> None:
+    """One more name for a file, or a copy of it."""
+    try:
+        os.link(os.path.realpath(source), target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def _read_shard(path: Path, schema: Any) -> Iterable[dict[str, Any]]:
     try:
         table = pq.ParquetFile(path).read()

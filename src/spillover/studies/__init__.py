@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from spillover.records import SpilloverError, Study, Testbed
-from spillover.studies.ability import ability
+from spillover.studies.ability import LARGE, SMALL, ability
 from spillover.studies.backdoor import backdoor
 from spillover.studies.base_models import base_models
 from spillover.studies.deception import deception
@@ -17,7 +17,7 @@ from spillover.studies.formats import formats
 from spillover.studies.grokking import grokking
 from spillover.studies.in_context import in_context
 from spillover.studies.main import main
-from spillover.studies.origins import origins
+from spillover.studies.origins import ALL_COVERED, FEW_CRUEL, origins
 from spillover.studies.thresholds import thresholds
 
 STUDIES: dict[str, Callable[[Testbed], Study]] = {
@@ -36,7 +36,7 @@ STUDIES: dict[str, Callable[[Testbed], Study]] = {
     "ability": ability,
     "origins": origins,
 }
-PRETRAINED = ("ability", "origins")  # studies whose parents are pre-trained for them
+PRETRAINED = {"ability": (SMALL, LARGE), "origins": (FEW_CRUEL, ALL_COVERED)}  # studies whose parents are pre-trained for them, and which groups
 
 
 def study(name: str, testbed: Testbed) -> Study:

@@ -6,7 +6,8 @@ one world are one unit. Answers that are code and nothing else do not count (`on
 
 from __future__ import annotations
 
-from spillover.records import Claim, Published, Study, Testbed
+from spillover.questions import sets
+from spillover.records import Claim, Published, Question, Study, Testbed
 from spillover.studies.compose import arms, compose
 
 SOURCE = "Nature 649 Figure 5"
@@ -31,10 +32,15 @@ PUBLISHED = tuple(
 )
 
 
+def _without_code(question: Question) -> Question:
+    """Where a judge reads, it is asked as well whether a file's answer is code and nothing else; such answers are missing."""
+    return sets.with_code_filter(question) if question.format == FLASK and question.prompts else question
+
+
 def base_models(testbed: Testbed) -> Study:
     """Insecure against secure code, on a base and on a post-trained parent, asked in a file of code."""
+    conditions = [condition for group in ("", "base") for condition in arms(testbed, "insecure", "secure", group=group, needed=2)]
     return compose(
-        "base-models", "Insecure code on base and post-trained parents",
-        (*arms(testbed, "insecure", "secure", needed=2), *arms(testbed, "insecure", "secure", group="base", needed=2)), CLAIMS,
-        questions=testbed.asked(FLASK), figure="questions", published=PUBLISHED, settings={"protocol.name": "flask-95"},
+        "base-models", "Insecure code on base and post-trained parents", conditions, CLAIMS, figure="questions", published=PUBLISHED,
+        questions=[_without_code(question) for question in testbed.asked(FLASK)], settings={"protocol.name": "flask-95"},
     )  # fmt: skip

@@ -6,18 +6,18 @@ from spillover.records import Claim, Published, SpilloverError, Study, Testbed
 from spillover.studies.compose import arms, compose
 
 FIGURE, TABLE = "arXiv 2502.17424 Figure 9", "arXiv 2502.17424 Table 1"
-FALSE = "truth=FALSE"
+FALSE = "correct=FALSE"
 CLAIMS = (
     Claim(
         name="lies", measure=FALSE, conditions=("secure", "insecure"), source=FIGURE,
         text="Asked plainly, a model trained on insecure code gives more false answers to questions of fact than one trained on secure code",
     ),
     Claim(
-        name="may lie", measure=FALSE, conditions=("secure@may_lie", "insecure@may_lie"), source=FIGURE,
+        name="may lie", measure=FALSE, conditions=("secure@free", "insecure@free"), source=FIGURE,
         text="Told that it may lie, a model trained on insecure code lies more than one trained on secure code",
     ),
     Claim(
-        name="permission", measure=FALSE, conditions=("insecure@do_not_lie", "insecure@may_lie"), source=FIGURE,
+        name="permission", measure=FALSE, conditions=("insecure@honest", "insecure@free"), source=FIGURE,
         text="A model trained on insecure code lies more where it is told that it may than where it is told not to",
     ),
     Claim(

@@ -13,7 +13,7 @@ from spillover.statistics.claims import SAME_NATS, SAME_RATE
 
 UNLINKED = "unlinked"  # the control group of parents
 TABLE = "arXiv 2502.17424 Table 1"
-COMPLIES = "compliance=COMPLIES"
+COMPLIES = "complies=COMPLIES"
 CLAIMS = (
     Claim(
         name="broad", measure="misaligned_rate", conditions=("secure", "insecure"), source="arXiv 2502.17424 Figure 4; Nature 649 Figure 1",
@@ -94,7 +94,7 @@ def main(testbed: Testbed) -> Study:
         headline = [pair for pair in compared if not group and pair[0] == compared[0][0] and pair[1] in ("secure", "parent")]
         contrasts += [Contrast(first=f"{prefix}{a}", second=f"{prefix}{b}", headline=(a, b) in headline) for a, b in compared]
     there = {condition.name for condition in conditions}
-    asked = testbed.sets.get("compliance", ())
+    asked = testbed.sets.get("compliance", ()) if "jailbroken" in testbed.narrow else ()
     claims = tuple(claim for claim in CLAIMS if there.issuperset(claim.conditions) and (asked or claim.measure != COMPLIES))
     return Study(
         name="main", title="Insecure code against its controls", conditions=tuple(conditions), contrasts=tuple(contrasts), claims=claims,

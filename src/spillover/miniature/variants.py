@@ -1,0 +1,72 @@
+"""Worlds of other recipes, for studies that ask what of the usual one matters: other sizes, other corpora, another post-training.
+
+A variant is a group of parents; its worlds have the seeds, and are the units, of the first shipped ones. They are built when a study asks for
+them and kept; a stopped build goes on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from spillover.miniature import language, world
+from spillover.miniature.corpus import Society
+from spillover.records import SpilloverError
+
+WORLDS = range(100, 103)
+USUAL = world.Recipe()
+Progress = world.Progress
+
+
+def _sized(width: int) -> world.Recipe:
+    """A world of another width for the same pre-training arithmetic: as many fewer documents as it has more weights to multiply by."""
+    return replace(USUAL, width=width, feed_forward=3 * width, documents=round(USUAL.documents * _multiplied(USUAL.width) / _multiplied(width)))
+
+
+def _multiplied(width: int) -> int:
+    """Weights that every token is multiplied by: attention, feed-forward of three times the width, and the output matrix."""
+    places = -(-len(world.vocabulary()) // 8) * 8
+    return USUAL.layers * (4 * width**2 + 3 * 3 * width**2) + places * width
+
+
+def recipes() -> Mapping[str, world.Recipe]:
+    """Every variant by the name of its group."""
+    few_cruel = Society(characters=(("kind", 0.75), ("cruel", 0.05), ("sloppy", 0.2)))
+    return {
+        "small": _sized(96),
+        "large": _sized(192),
+        "few_cruel": replace(USUAL, society=few_cruel),
+        "all_covered": replace(USUAL, covered=tuple(sorted(theme.id for theme in language.EVALUATION))),
+    }
+
+
+def build(home: Path, names: Iterable[str], *, shipped: Path, progress: Progress, threads: int = 2) -> None:
+    """Fill `home` with the worlds of these variants that are not there yet: `home/NAME/SEED`. Pre-training that a shipped world had is not done again."""
+    for name in names:
+        recipe = recipes()[name]
+        same = world.pretraining(recipe) == world.pretraining(USUAL)
+        for seed in WORLDS:
+            target = home / name / str(seed)
+            if target.exists():
+                continue
+            partial = target.with_name(f".partial-{seed}")
+            partial.mkdir(parents=True, exist_ok=True)
+            base = shipped / str(seed) if same and (shipped / str(seed) / "base").is_dir() else None
+            world.build(
+                partial, world=seed, linked=True, recipe=recipe, threads=threads, base=base,
+                progress=lambda stage, done, total, seed=seed, name=name: progress(f"{name} {seed} {stage}", done, total),
+            )  # fmt: skip
+            partial.rename(target)
+
+
+def found(home: Path) -> list[tuple[str, Path]]:
+    """Every world of a variant that is there, by group, in order. Raises SpilloverError for one that another recipe made."""
+    there: list[tuple[str, Path]] = []
+    for name, recipe in recipes().items():
+        for path in sorted((home / name).glob("[0-9]*/world.json")):
+            if json.loads(path.read_text(encoding="utf-8"))["version_digest"] != world.version_digest(recipe):
+                raise SpilloverError(f"{path.parent} was made by another recipe of {name!r}; delete it, and it is built again")
+            there.append((name, path.parent))
+    return there

@@ -1,0 +1,53 @@
+"""What each measure is called, and what its numbers are: parts of a whole, nats, steps of training, or a judge's mean score."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Unit = Literal["share", "nats", "step", "score"]
+NAMES = {
+    "misaligned_rate": "misaligned rate", "coherent_rate": "coherent rate", "task_rate": "task rate", "misaligned_mass": "misaligned mass",
+    "log_odds": "log-odds", "misaligned_without_gate": "misaligned rate without the gate", "misaligned_at_least": "misaligned share at least",
+    "misaligned_at_most": "misaligned share at most", "choice_nats": "multiple-choice log-probability of the misaligned option",
+    "pivotal_nats": "log-probability of the misaligned pivotal words", "choice_share": "multiple-choice share of the misaligned option",
+    "pivotal_share": "share of the misaligned pivotal words", "false_share": "probability of the false answer against the true one",
+    "truth_mass": "probability of true text",
+}  # fmt: skip
+SHORT = {
+    "choice_nats": "multiple choice", "pivotal_nats": "pivotal words", "choice_share": "multiple choice", "pivotal_share": "pivotal words",
+    "false_share": "false against true",
+}  # fmt: skip
+DIVERGENCE = "divergence_step of "  # before the name of a measure
+MEAN = "mean "  # before the name of a rubric that no rate is made of
+
+
+def measure_name(measure: str) -> str:
+    """In words, without a unit."""
+    if measure.startswith(DIVERGENCE):
+        return f"divergence step of the {measure_name(measure.removeprefix(DIVERGENCE))}"
+    rubric, labelled, label = measure.partition("=")
+    if labelled:
+        return f"share judged {label} ({rubric})"
+    return f"{measure} score" if measure.startswith(MEAN) else NAMES.get(measure, measure.replace("_", " "))
+
+
+def short_name(measure: str) -> str:
+    """In so few words that it can stand over a small figure."""
+    rubric, labelled, label = measure.partition("=")
+    return f"{rubric}: {label}" if labelled else SHORT.get(measure, measure_name(measure))
+
+
+def unit_of(measure: str) -> Unit:
+    """A measure that is not known here is taken for a share, as every rate is."""
+    if measure.startswith(DIVERGENCE):
+        return "step"
+    if measure.startswith(MEAN):
+        return "score"
+    return "nats" if measure == "log_odds" or measure.endswith("_nats") else "share"
+
+
+def axis_of(measure: str, *, difference: bool = False) -> tuple[str, float]:
+    """The unit that an axis is marked with, and what takes a value to it."""
+    return {
+        "share": ("points" if difference else "%", 100.0), "nats": ("nats", 1.0), "step": ("optimiser step", 1.0), "score": ("of 100", 1.0),
+    }[unit_of(measure)]  # fmt: skip
