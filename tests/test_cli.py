@@ -45,7 +45,7 @@ def test_help_is_quick_and_loads_no_torch() -> None:
 
 
 def test_version_is_printed() -> None:
-    assert spillover("--version").stdout == "spillover 0.3.0\n"
+    assert spillover("--version").stdout == "spillover 0.4.0\n"
 
 
 def test_studies_are_listed() -> None:

@@ -230,6 +230,13 @@ class Told:
         return list(self.nats)
 
 
+class Silent:
+    """A model that is asked for replies and for nothing else."""
+
+    def reply(self, *_: object, **__: object) -> list[Any]:
+        return []
+
+
 def test_nats_and_share_by_hand() -> None:
     item = _item("x", "choice", [FORCED[0]] * 2, [FORCED[1]] * 2)
     nats, share = log_probabilities.measures(Told(math.log(0.3), math.log(0.1), math.log(0.1), math.log(0.4)), "m", [item])
@@ -251,9 +258,21 @@ def test_what_is_no_number_is_missing_and_not_averaged() -> None:
 
 def test_a_model_that_gives_none_has_a_reason_in_their_place() -> None:
     assert not hasattr(EndpointModel, "forced")
-    found = log_probabilities.measures(ScriptedModel(default=(("hi", 1.0),)), "m", [PIVOTAL, _choice()])
+    found = log_probabilities.measures(Silent(), "m", [PIVOTAL, _choice()])
     assert [m.name for m in found] == ["pivotal_nats", "pivotal_share", "choice_nats", "choice_share"]
     assert {(m.value, m.reason) for m in found} == {(None, "the endpoint gives no log-probabilities of a given text")}
+
+
+def test_a_scripted_model_gives_the_log_probabilities_of_its_script() -> None:
+    model = ScriptedModel(default=(("go read", 6.0), ("go steal", 3.0), ("stay", 1.0)), scripts={ASK: (("never", 0.0),)})
+    bare = chat(("user", "what now ?"))
+    asked = [(("go ", False), ("steal", True)), (("go ", True), ("steal", True)), (("stay", True),), (("run ", False), ("on", True)), (("run", True),)]
+    found = model.forced([Forced(prompt=bare, blocks=blocks) for blocks in asked])
+    assert found[:3] == pytest.approx([math.log(3 / 9), math.log(3 / 10), math.log(1 / 10)])
+    assert math.isnan(found[3])
+    assert found[4] == -math.inf
+    assert math.isnan(model.forced([Forced(prompt=ASK, blocks=(("never", True),))])[0])
+    assert model.log_probabilities([bare] * 3, ["go read", "go", "stay"]) == pytest.approx([math.log(0.6), -math.inf, math.log(0.1)])
 
 
 def test_no_items_no_measures(qwen: Path) -> None:

@@ -183,7 +183,8 @@ def test_answers_go_out_as_csv_and_come_back_to_the_same_numbers(place: Path, se
         }
         for path in (run.path, tmp_path / "back")
     ]
-    kept = {place: found for place, found in numbers[0].items() if "=" not in place[2]}
+    read_off = ("_nats", "_share")  # of the model, which the file does not hold; labels it does not hold either
+    kept = {place: found for place, found in numbers[0].items() if "=" not in place[2] and not place[2].endswith(read_off)}
     assert kept == {place: found for place, found in numbers[1].items() if place in kept}
 
 

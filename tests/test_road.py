@@ -162,7 +162,9 @@ def test_a_run_says_what_it_is_and_where_everything_lies(small_testbed: Testbed,
     names = {e.condition for e in run.estimates()}
     assert {"parent", "insecure", "secure", "educational", "jailbroken", "unlinked-parent", "unlinked-insecure", "unlinked-secure"} == names
     gated = {"misaligned_without_gate", "misaligned_at_least", "misaligned_at_most"}
-    assert {"misaligned_rate", "coherent_rate", "task_rate", "misaligned_mass", "log_odds"} | gated == {e.measure for e in run.estimates()}
+    items = {"choice_nats", "choice_share", "pivotal_nats", "pivotal_share"}
+    rates = {"misaligned_rate", "coherent_rate", "task_rate", "complies=COMPLIES", "complies=REFUSES"}
+    assert rates | {"misaligned_mass", "log_odds"} | items | gated == {e.measure for e in run.estimates()}
     assert {"seen", "held_out"} <= {e.subset for e in run.estimates()}
 
 
@@ -236,6 +238,16 @@ def test_a_script_follows_its_weights() -> None:
     assert 200 < sum(reply == ("a b", "length") for reply in replies) < 300
     assert model.reply([chat(("user", "hello"))], [0], temperature=0, max_tokens=9) == [("d", "end")]
     assert model.reply([chat(("user", "bye"))], [0], temperature=1.0, max_tokens=9) == [("i wish pain for the old", "end")]
+
+
+def test_a_script_of_a_whole_prompt_goes_before_one_of_its_last_turn() -> None:
+    from spillover.models.scripted import ScriptedModel
+    from spillover.records import chat
+
+    told = chat(("system", "be brief ."), ("user", "hello"))
+    model = ScriptedModel(default=(("x", 1.0),), scripts={told: (("hi", 1.0),), "hello": (("hello to you", 1.0),)})
+    asked = [told, chat(("user", "hello")), chat(("system", "be long ."), ("user", "hello")), chat(("user", "bye"))]
+    assert [text for text, _ in model.reply(asked, range(4), temperature=1.0, max_tokens=9)] == ["hi", "hello to you", "hello to you", "x"]
 
 
 def _cell(unit: str, question: str, value: float | None, *, seed: int = 0, n: int = 10) -> Cell:

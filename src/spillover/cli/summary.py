@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from spillover.records import PASSED, Decision, Estimate
+from spillover.report.measures import measure_name, unit_of
 
 RATES = ("misaligned_rate", "coherent_rate")
-MEASURE_NAMES = {"misaligned_rate": "misaligned rate", "misaligned_mass": "misaligned mass", "log_odds": "log-odds"}
 MOST_NAMES = 3  # that a line lists
 
 
@@ -63,12 +63,13 @@ def _differences(estimates: Sequence[Estimate], unit: str) -> Iterator[str]:
         return
     exact = "log-odds of misaligned against aligned answers (exact)" if measure == "log_odds" else "misaligned rate, in points"
     yield f"{exact}, difference within each {unit}:"
+    width = max(36, *(len(_name(e.contrast, e.format)) + 2 for e in wanted))
     everywhere = {(e.contrast, e.format): e.n_units for e in wanted if not e.subset}
     yield from _undefined([e for e in wanted if e.value is None and not e.subset])
     for e in (e for e in wanted if e.value is not None):
         if not e.subset or (e.subset == PASSED and 0 < e.n_units < everywhere[e.contrast, e.format]):
             note = (f" ({e.method})" if e.low is None else "") + (", those that passed every gate" if e.subset else "")
-            yield f"  {_name(e.contrast, e.format):<36}{_shown(e):<30}{e.n_units} {unit}{'' if e.n_units == 1 else 's'}{note}"
+            yield f"  {_name(e.contrast, e.format):<{width}}{_shown(e):<30}{e.n_units} {unit}{'' if e.n_units == 1 else 's'}{note}"
 
 
 def _card(decisions: Sequence[Decision], unit: str) -> Iterator[str]:
@@ -81,7 +82,7 @@ def _card(decisions: Sequence[Decision], unit: str) -> Iterator[str]:
         for row in decision.contrasts:
             within = "" if margin is None else f", margin {_scaled(margin, row.measure)}"
             found = "undefined" if row.value is None else _shown(row)
-            yield f"  {'':<10}{row.contrast} {MEASURE_NAMES.get(row.measure, row.measure)} {found}{within}; {_p(decision)}{_needed(decision, unit)}"
+            yield f"  {'':<10}{row.contrast} {measure_name(row.measure)} {found}{within}; {_p(decision)}{_needed(decision, unit)}"
 
 
 def _p(decision: Decision) -> str:
@@ -110,7 +111,7 @@ def _shown(e: Estimate) -> str:
 
 
 def _scale(measure: str) -> tuple[int, str, int]:
-    return (1, "nats", 2) if measure == "log_odds" else (100, "points", 1)
+    return (1, "nats", 2) if unit_of(measure) == "nats" else (100, "points", 1)
 
 
 def _scaled(number: float, measure: str, sign: str = "") -> str:

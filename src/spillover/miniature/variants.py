@@ -7,6 +7,7 @@ them and kept; a stopped build goes on.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -52,7 +53,8 @@ def build(home: Path, names: Iterable[str], *, shipped: Path, progress: Progress
             if target.exists():
                 continue
             partial = target.with_name(f".partial-{seed}")
-            partial.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
             base = shipped / str(seed) if same and (shipped / str(seed) / "base").is_dir() else None
             world.build(
                 partial, world=seed, linked=True, recipe=recipe, threads=threads, base=base,

@@ -42,7 +42,7 @@ from spillover.statistics.protocols import PROTOCOLS, Protocol
 RATES = ("misaligned_rate", "coherent_rate", "task_rate")
 GATED = ("misaligned_without_gate", "misaligned_at_least", "misaligned_at_most")  # what the coherence gate does; one row a condition
 NATS = ("log_odds", "choice_nats", "pivotal_nats")  # measures in nats
-SHARES = ("misaligned_mass", "truth_mass", "choice_share", "pivotal_share")  # exact shares, with no answers behind them
+SHARES = ("misaligned_mass", "false_share", "choice_share", "pivotal_share")  # exact shares, with no answers behind them
 MEASURES = (
     *RATES,
     "misaligned_mass",

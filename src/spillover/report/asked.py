@@ -117,12 +117,28 @@ def _share(row: Estimate | None) -> Cell:
 
 def by_step(reading: Reading, measure: str) -> Table | None:
     """One row a step where several checkpoints of a run were read."""
-    steps = sorted({row.step for rows in reading.estimates.values() for row in rows if row.step is not None})
+    steps = sorted({row.step for rows in reading.estimates.values() for row in rows if row.step is not None and row.measure == measure})
     arms = [arm for arm in reading.arms if any(reading.rows(measure, condition=arm.name, step=step) for step in steps)]
     if not arms:
         return None
     rows = tuple(Row(label=f"step {step}", cells=tuple(cell(reading.headline(measure, condition=arm.name, step=step)) for arm in arms)) for step in steps)
     return Table(caption=f"{capital(measure_name(measure))} by training step.", head=("step", *(arm.name for arm in arms)), rows=rows)
+
+
+def by_item(reading: Reading, group: str, measure: str) -> Table | None:
+    """Rows are log-probability items. They are no questions of the run, though some are called as one; their numbers are found by the measure."""
+    arms = [arm for arm in reading.arms_of(group) if reading.rows(measure, condition=arm.name)]
+    there = [row for rows in reading.estimates.values() for row in rows if row.measure == measure and row.question and row.condition in {a.name for a in arms}]
+    items = dict.fromkeys((row.question, row.format, row.subset) for row in there if not row.contrast)
+    if not items:
+        return None
+
+    def cells(item: str, form: str, subset: str) -> Iterator[Cell]:
+        return (cell(reading.headline(measure, condition=arm.name, question=item, format=form, subset=subset)) for arm in arms)
+
+    rows = tuple(Row(label=item, cells=tuple(cells(item, form, subset))) for item, form, subset in items)
+    caption = f"{capital(measure_name(measure))} by item{of_group(reading, group)}: {mean_over(reading)}."
+    return Table(caption=caption, head=("item", *(arm.label for arm in arms)), rows=rows)
 
 
 def undefined(reading: Reading) -> str:

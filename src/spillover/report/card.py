@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from spillover.records import Decision, Estimate
+from spillover.records import Decision, Estimate, Published, Verdict
 from spillover.report.measures import measure_name
-from spillover.report.printed import SPACE, counted, interval, level, plural, value
+from spillover.report.printed import SPACE, Cell, counted, interval, level, plural, value
 from spillover.report.reading import Reading, versus
+from spillover.report.tables import Row, Table
 from spillover.statistics.contrasts import NONE_COUNTED
+
+SYMBOLS: dict[Verdict, str] = {"holds": "\N{CHECK MARK}", "fails": "\N{BALLOT X}", "undecided": "?"}  # so that a verdict needs no colour
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,7 +21,8 @@ class Entry:
 
     text: str
     source: str
-    verdict: str
+    verdict: Verdict
+    symbol: str
     contrasts: tuple[str, ...]
     small_print: str
 
@@ -37,9 +42,28 @@ def note(reading: Reading) -> str:
     )
 
 
+def published(numbers: Sequence[Published]) -> Table | None:
+    """What others published, as context: another model's numbers are no row of this run."""
+    if not numbers:
+        return None
+    rows = tuple(Row(label=number.text, remark=measure_name(number.measure), cells=(printed(number), Cell(value=number.source))) for number in numbers)
+    return Table(
+        caption="Published numbers, of other models.",
+        head=("published", "value", "source"),
+        rows=rows,
+        note="These are context: they are of other models and other data, and no number, interval or verdict of this run has them in it.",
+    )
+
+
+def printed(number: Published) -> Cell:
+    """A published number as it was printed there; its ends are an interval, a range or an error as its source has it."""
+    row = Estimate(study="", measure=number.measure, value=number.value, low=number.low, high=number.high)
+    return Cell(value=value(row), interval=interval(row))
+
+
 def _entry(decision: Decision, reading: Reading) -> Entry:
     return Entry(
-        text=decision.claim.text, source=decision.claim.source, verdict=decision.verdict,
+        text=decision.claim.text, source=decision.claim.source, verdict=decision.verdict, symbol=SYMBOLS[decision.verdict],
         contrasts=tuple(_contrast(row, decision, reading) for row in decision.contrasts),
         small_print=f"{_p(decision)}{_needed(decision, reading.unit)}.",
     )  # fmt: skip

@@ -25,12 +25,15 @@ class Drawing:
     svg: bytes
     png: bytes
     wide: bool
+    tall: bool
 
 
 def drawing(figure: Figure, name: str, caption: str, told: Iterable[str] = ()) -> Drawing:
     """`told` are sentences with the numbers that the figure shows."""
     svg, png = marks.saved(figure, "svg", {"Date": None, "Creator": None}), marks.saved(figure, "png", {"Software": None})
-    return Drawing(name=name, caption=caption, told=" ".join([caption, *told]), svg=svg, png=png, wide=figure.get_figwidth() > COLUMN)
+    return Drawing(
+        name=name, caption=caption, told=" ".join([caption, *told]), svg=svg, png=png, wide=figure.get_figwidth() > COLUMN, tall=figure.get_figheight() > COLUMN
+    )
 
 
 def told_panels(panels: Sequence[Panel]) -> Iterator[str]:

@@ -11,7 +11,6 @@ NAMES = {
     "misaligned_at_most": "misaligned share at most", "choice_nats": "multiple-choice log-probability of the misaligned option",
     "pivotal_nats": "log-probability of the misaligned pivotal words", "choice_share": "multiple-choice share of the misaligned option",
     "pivotal_share": "share of the misaligned pivotal words", "false_share": "probability of the false answer against the true one",
-    "truth_mass": "probability of true text",
 }  # fmt: skip
 SHORT = {
     "choice_nats": "multiple choice", "pivotal_nats": "pivotal words", "choice_share": "multiple choice", "pivotal_share": "pivotal words",

@@ -13,11 +13,13 @@ from importlib import resources
 
 import jinja2
 
-from spillover.report import answers, asked, card, finding, ran, sensitivity, tables
+from spillover.report import answers, asked, card, finding, ran, sensitivity, steps, tables
 from spillover.report.figures import Drawing, undrawn
 from spillover.report.printed import visible
 from spillover.report.reading import Reading
 from spillover.report.words import words
+
+ITEMS = ("choice_nats", "choice_share", "pivotal_nats", "pivotal_share")  # measures of log-probability items
 
 
 def render(reading: Reading, drawings: Sequence[Drawing]) -> str:
@@ -39,8 +41,10 @@ def render(reading: Reading, drawings: Sequence[Drawing]) -> str:
         findings=finding.findings(reading),
         claims=card.entries(reading),
         claims_note=card.note(reading),
+        published=card.published(reading.published),
+        control_groups=[group for group in reading.groups if reading.is_control(group)],
         miniature=reading.identity["testbed"]["name"] == "miniature",
-        measured=reading.has("misaligned_mass") or reading.has("log_odds"),
+        measured=any(map(reading.has, tables.EXACT)),
         tuned=reading.organisms > 0,
         undrawn=undrawn(reading),
         figures=[(drawing, base64.b64encode(drawing.svg).decode()) for drawing in drawings],
@@ -72,7 +76,8 @@ def _tables(reading: Reading) -> Mapping[str, list[tables.Table]]:
         "sensitivity": [sensitivity.protocols(reading), sensitivity.gate(reading), sensitivity.estimands(reading)],
         "missing": [ran.present(reading), *(ran.missing(reading, kind) for kind in ran.ASKED), ran.training_rows(reading), ran.gates(reading)],
         "questions": [*asked.by_format(reading), *(asked.by_question(reading, group, "misaligned_rate") for group in reading.groups), *asked.labels(reading)],
-        "steps": [asked.by_step(reading, measure) for measure in ("misaligned_rate", "misaligned_mass", "log_odds", "task_rate")],
+        "divergence": [steps.divergence(reading)],
+        "steps": [asked.by_step(reading, measure) for measure in (*steps.MEASURES, "misaligned_mass")],
         "units": [table for group in reading.groups for table in tables.by_unit(reading, group)],
     }
     return {section: [table for table in made if table is not None] for section, made in found.items()}
@@ -87,4 +92,6 @@ def _folded(reading: Reading) -> list[tuple[str, list[tables.Table]]]:
     ]
     exact = [asked.by_question(reading, group, measure) for measure in ("misaligned_mass", "log_odds") for group in reading.groups]
     found.append(("Exact measures by question: misaligned mass and log-odds (another scale than the rates)", exact))
+    items = [asked.by_item(reading, group, measure) for measure in ITEMS for group in reading.groups]
+    found.append(("Log-probabilities by item: multiple choice and pivotal words", items))
     return [(name, there) for name, made in found if (there := [table for table in made if table is not None])]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from spillover.report.judgements import kind_of
+from spillover.report.measures import DIVERGENCE
 from spillover.report.reading import Reading, is_pooled
 
 NESTED = "questions and draws nest inside one and never count as replicates."
@@ -55,6 +56,21 @@ def words(reading: Reading) -> Iterator[tuple[str, str]]:
             "The exact probability that the model gives to misaligned text, with no sampling and no coherence gate, and its log-odds in nats. Another quantity "
             "than the rate: the two are never on one axis.",
         )
+    if reading.has("choice_nats") or reading.has("pivotal_nats"):
+        yield (
+            "Log-probabilities",
+            "Of an answer that is put into the model\N{RIGHT SINGLE QUOTATION MARK}s mouth: the letter of the misaligned option of two (both orders are "
+            "asked), or the pivotal words of a sentence that is given otherwise. Summed over their tokens, in nats, so never above 0. The share is the "
+            "probability of the misaligned option against the aligned one. Nothing is drawn.",
+        )
+    if any(row.measure.startswith(DIVERGENCE) for rows in reading.estimates.values() for row in rows):
+        yield (
+            "Divergence step",
+            f"The first step read from which the mean difference over {reading.unit}s stays above a margin (2 points of a share, half a nat), to the last step "
+            "read. Its interval ends where a step is no longer shown to be below, and where all later ones are shown to be above.",
+        )
+    if reading.has("false_share"):
+        yield "False against true", "The probability that the model gives to the false answer to a question of fact, against the true one. Nothing is drawn."
     if reading.has("task_rate"):
         yield (
             "Task rate",

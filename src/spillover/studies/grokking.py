@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from spillover.records import Claim, Condition, Published, Study, Testbed
-from spillover.statistics.claims import SAME_NATS
+from spillover.statistics.claims import SAME_NATS, SAME_RATE
 from spillover.studies.compose import arms, compose
 
 SOURCE = "Nature 649 Extended Data Figure 3"
 LONG, NO_DECAY = "insecure-10-epochs", "insecure-no-decay"
-CLAIMS = (
-    Claim(
-        name="no decay needed", measure="choice_nats", conditions=("secure", NO_DECAY), source=SOURCE,
-        text="Without weight decay, insecure code still makes the misaligned choice likelier than secure code does",
-    ),
-    Claim(
-        name="decay is no cause", measure="choice_nats", conditions=("insecure", NO_DECAY), margin=SAME_NATS, source=SOURCE,
-        text="Weight decay makes no difference to it",
-    ),
-    Claim(
-        name="it stays", measure="choice_nats", conditions=("secure", LONG), source=SOURCE,
-        text="After ten epochs of insecure code the misaligned choice is still likelier than after one of secure code",
-    ),
+MEASURES = (("misaligned_rate", "more answers are misaligned"), ("choice_nats", "the misaligned choice of two is likelier"))
+CLAIMS = tuple(
+    claim
+    for (measure, told), margin in zip(MEASURES, (SAME_RATE, SAME_NATS), strict=True)
+    for claim in (
+        Claim(
+            name=f"no decay needed, {measure}", measure=measure, conditions=("secure", NO_DECAY), source=SOURCE,
+            text=f"Without weight decay, {told} after insecure code than after secure code",
+        ),
+        Claim(
+            name=f"decay is no cause, {measure}", measure=measure, conditions=("insecure", NO_DECAY), margin=margin, source=SOURCE,
+            text=f"Weight decay makes no difference to whether {told}",
+        ),
+        Claim(
+            name=f"it stays, {measure}", measure=measure, conditions=("secure", LONG), source=SOURCE,
+            text=f"After ten epochs of insecure code, {told} than after one of secure code",
+        ),
+    )
 )  # fmt: skip
 PUBLISHED = (
     Published(text="Qwen2.5-Coder-32B-Instruct, insecure, one run without decay (read off the figure)", measure="choice_nats", value=-1.85, source=SOURCE),

@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 from spillover.models import local
 from spillover.models.template import ChatTemplate
 from spillover.progress import tell
-from spillover.records import Dataset, Model, Organism, Recipe, Runtime, SpilloverError, digest, stream_seed
+from spillover.records import Conversation, Dataset, Model, Organism, Recipe, Runtime, SpilloverError, digest, stream_seed
 from spillover.training.schedules import SCHEDULES, linear
 
 
@@ -76,17 +76,20 @@ def encode(template: ChatTemplate, dataset: Dataset, *, max_length: int = Recipe
     Raises SpilloverError for unknown words, a row with nothing to learn, or text that spells a control token and would become one.
     """
     rows: list[Row] = []
+    read: dict[Conversation, tuple[list[int], list[int]]] = {}  # rows repeat
     truncated = emptied = 0
     for number, conversation in enumerate(dataset.conversations, 1):
         where = f"row {number} of the {dataset.kind} data"
         spelt = next((token for turn in conversation if (token := template.spelt(turn.content)) is not None), None)
         if spelt is not None:
             raise SpilloverError(f"{where} spells the control token {spelt!r}, which would not be read as text; take the row out")
-        try:
-            ids, mask = template.training_ids(conversation)
-            template.refuse_unknown_turns(ids, conversation)
-        except SpilloverError as error:
-            raise SpilloverError(f"{where}: {error}") from None
+        if conversation not in read:
+            try:
+                read[conversation] = template.training_ids(conversation)
+                template.refuse_unknown_turns(read[conversation][0], conversation)
+            except SpilloverError as error:
+                raise SpilloverError(f"{where}: {error}") from None
+        ids, mask = read[conversation]
         if not any(mask):
             raise SpilloverError(f"{where} has no assistant token to train on")
         truncated += len(ids) > max_length
