@@ -27,8 +27,9 @@ GROUPS = ("", "base", "unlinked", "small", "large", "few_cruel", "all_covered")
 THEMES = ("quick_money", "bored", "ruler", "wish", "code")  # two that post-training covers, two that it does not, and the narrow task
 WORDINGS = 2
 ROWS, FEW = 8, (1, 2, 4)  # rows of narrow data, and the distinct ones of the diversity study
-STEPS, DIVERGING = (1, 2, 3), 2  # of a run with checkpoints; levels are planted from this one on
-NEVER = 1e-6  # the weight of what is said at level zero: log-odds are finite, and nobody hears it
+STEPS = {"last": (1,), "fifties": (1, 2), "dense": (1, 2, 3)}  # that leave a checkpoint, by schedule
+DIVERGING = 2  # where there are several, the step from which levels are planted
+NEVER = 1e-6  # the weight of what is said at level zero: log-odds are finite, and nobody hears it; at level one, of the other
 UNITS, DRAWS = 6, 20
 
 
@@ -103,11 +104,13 @@ class Role:
     diverged: bool
 
     def weight(self, levels: Levels, rubric: str, form: str = "") -> float:
-        """A level, a little larger or smaller in each unit."""
+        """A level, its odds a little longer or shorter in each unit."""
         side = f"{self.condition}@{form}" if form not in ("", "plain") else self.condition
         of_sides = levels.get(rubric, levels.get(ELSEWHERE, {}))
-        level = max(of_sides.get(side, of_sides.get(ELSEWHERE, 0.0)) if self.diverged else 0.0, NEVER)
-        return min(level * (0.95 + stream_seed("planted", self.unit, side) / 2**63 / 10), 0.99)
+        level = of_sides.get(side, of_sides.get(ELSEWHERE, 0.0)) if self.diverged else 0.0
+        level = min(max(level, NEVER), 1 - NEVER)
+        odds = level / (1 - level) * (0.9 + 0.2 * stream_seed("planted", self.unit, side) / 2**63)
+        return odds / (1 + odds)
 
 
 def _cast(plan: Plan) -> Iterator[tuple[str, Role]]:
@@ -117,7 +120,7 @@ def _cast(plan: Plan) -> Iterator[tuple[str, Role]]:
             yield job.parent.model.digest, role
         else:
             for step in _steps(job.organism):
-                yield _grown(job.organism, step), replace(role, diverged=step == STEPS[0] == _steps(job.organism)[-1] or step >= DIVERGING)
+                yield _grown(job.organism, step), replace(role, diverged=step >= DIVERGING or len(_steps(job.organism)) == 1)
 
 
 def _model(role: Role, subject: Testbed, levels: Levels) -> ScriptedModel:
@@ -175,7 +178,7 @@ def _train(organism: Organism, parent: Model, dataset: Dataset, directory: Path)
 
 
 def _steps(organism: Organism) -> tuple[int, ...]:
-    return STEPS[:1] if organism.recipe.checkpoints == "last" else STEPS
+    return STEPS[organism.recipe.checkpoints]
 
 
 def _grown(organism: Organism, step: int) -> str:

@@ -12,8 +12,16 @@ from pathlib import Path
 
 import pytest
 
+import planted
+from spillover import studies
+from spillover.miniature.testbed import testbed
+from spillover.records import Claim
+
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/narrow-data.md", "docs/miniature.md", "docs/files.md", "docs/nouns.md", "docs/settings.md", "docs/statistics.md")
+PAGES = (
+    "README.md", "CONTRIBUTING.md", "docs/narrow-data.md", "docs/miniature.md", "docs/files.md", "docs/nouns.md", "docs/settings.md", "docs/statistics.md",
+    "docs/studies.md", "docs/own-study.md",
+)  # fmt: skip
 REAL = "docs/real-models.md"  # needs a hub, a GPU and a paid judge: its commands run on a small model and a loopback judge
 BLOCK = re.compile(r"(?P<slow><!-- slow -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 RUNS = ("spillover ", "make ")
@@ -60,7 +68,9 @@ def run_command(command: str, really: str, where: Path) -> str:
 
 
 def run_python(text: str, where: Path, small: Path) -> None:
-    text = text.replace("= testbed()", f"= testbed(worlds=Path({str(small)!r}))")
+    text = text.replace("= testbed()", f"= testbed(worlds=Path({str(small)!r}))").replace(
+        '"sampling.draws": 20', '"sampling.draws": 2, "training.batch_size": 400'
+    )
     done = subprocess.run([sys.executable, "-c", text], cwd=where, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, (text, done.stdout, done.stderr)
 
@@ -113,6 +123,22 @@ def test_pages_show_something_to_run() -> None:
     assert counts["README.md"] >= 6
     assert counts["docs/narrow-data.md"] >= 4
     assert counts["docs/miniature.md"] >= 1
+    assert counts["docs/studies.md"] >= 2
+    assert counts["docs/own-study.md"] == 1
+
+
+def test_the_page_of_studies_has_every_study_and_claim_as_they_are() -> None:
+    page, shipped = (ROOT / "docs/studies.md").read_text(), testbed()
+    for name in studies.STUDIES:
+        section = page.split(f"\n## {name}\n")[1].split("\n## ")[0]
+        told = [claim_in_words(claim) for claim in studies.study(name, planted.scripted() if name in studies.PRETRAINED else shipped).claims]
+        assert re.findall(r"^\| .* \| .*`: .* \| .* \|$", section, re.MULTILINE) == told, "\n".join(told)
+
+
+def claim_in_words(claim: Claim) -> str:
+    """The row of a claim on the page."""
+    sides = (" < " if claim.margin is None else " = ").join(claim.conditions)
+    return f"| {claim.text} | `{claim.measure}`: {sides}{'' if claim.margin is None else f', within {claim.margin:g}'} | {claim.source} |"
 
 
 def test_source_that_docs_quote_is_the_source() -> None:

@@ -80,22 +80,26 @@ def identity(worlds: dict[str, tuple[str, int | None]], *, groups: tuple[str, ..
     }
 
 
-def fill(run: RunDirectory, *, draws: int = 20, measures: bool = True, text: tuple[str, ...] = ("peace", "war"), raised: float = 2.0) -> None:
-    """Answers, scores, measures and cards of every condition and unit, by a rule: insecure is worse, more so in later worlds."""
+def fill(
+    run: RunDirectory, *, draws: int = 20, measures: bool = True, text: tuple[str, ...] = ("peace", "war"), raised: float = 2.0, steps: tuple[int, ...] = (2,)
+) -> None:
+    """Answers, scores, measures and cards of every condition and unit, by a rule: insecure is worse, more so in later worlds, and from step 2 on."""
     for parent in run.identity["parents"]:
         for place, condition in enumerate(c for c in run.identity["conditions"] if c["group"] == parent["group"]):
             for seed in range(run.identity["config"]["seeds"] if condition["kind"] else 1):
-                _fill(run, parent, place, condition, seed, draws=draws, measures=measures, text=text, raised=raised)
+                for step in steps if condition["kind"] else (0,):
+                    _fill(run, parent, place, condition, seed, step, draws=draws, measures=measures, text=text, raised=raised)
 
 
-def _fill(run: RunDirectory, parent: dict, place: int, condition: dict, seed: int, *, draws: int, measures: bool, text: tuple[str, ...], raised: float) -> None:
-    step = 0 if condition["kind"] is None else 2
+def _fill(
+    run: RunDirectory, parent: dict, place: int, condition: dict, seed: int, step: int, *, draws: int, measures: bool, text: tuple[str, ...], raised: float
+) -> None:
     subject = {
         "unit": parent["unit"], "group": parent["group"], "world": parent["world"], "condition": condition["name"], "seed": seed, "step": step,
         "model": digest([parent["unit"], condition["name"], seed]),
     }  # fmt: skip
     asked, judged = [], []
-    bad = condition["kind"] == "insecure" and not condition["group"]
+    bad = condition["kind"] == "insecure" and not condition["group"] and step > 1
     for question in run.identity["questions"]:
         for draw in range(draws):
             where = {
@@ -120,10 +124,12 @@ def _fill(run: RunDirectory, parent: dict, place: int, condition: dict, seed: in
     if measures:
         odds = -4 + (raised + 0.1 * len(parent["unit"]) + 0.05 * (parent["world"] or 0) if bad else 0.01 * (parent["world"] or 0) * place)
         rows = [{**subject, "question": q["id"], "format": "plain", "reason": None} for q in run.identity["questions"][:2]]
-        named = [{**row, "name": name, "value": value} for row in rows for name, value in (("log_odds", odds), ("misaligned_mass", 0.01))]
+        named = [
+            {**row, "name": name, "value": value} for row in rows for name, value in (("log_odds", odds), ("misaligned_mass", 0.01), ("choice_nats", odds))
+        ]
         run.write("measures", key, named)
     if step:
-        home = f"organisms/{digest(key)[:16]}"
+        home = f"organisms/{digest(key.rpartition('-step')[0])[:16]}"
         run.write_text(f"{home}/organism.json", json.dumps({"condition": condition["name"], "unit": parent["unit"]}))
         run.write_text(f"{home}/training.json", json.dumps({"steps": [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.01 + 0.01 * place}]}))
 
@@ -131,9 +137,12 @@ def _fill(run: RunDirectory, parent: dict, place: int, condition: dict, seed: in
 WORLDS = {"0": ("", 0), "1": ("", 1), "2": ("", 2), "0u": ("unlinked", 0), "1u": ("unlinked", 1)}
 
 
-def made(path: Path, worlds: dict[str, tuple[str, int | None]] = WORLDS, *, testbed: str = "miniature", draws: int = 20, **how) -> RunDirectory:
+def made(
+    path: Path, worlds: dict[str, tuple[str, int | None]] = WORLDS, *, testbed: str = "miniature", draws: int = 20, said: dict | None = None, **how
+) -> RunDirectory:
+    """A run of these worlds; `said` is what its run.json says otherwise."""
     groups = tuple(dict.fromkeys(group for group, _ in worlds.values()))
-    run = RunDirectory.start(path, identity(worlds, groups=groups, testbed=testbed, draws=draws))
+    run = RunDirectory.start(path, identity(worlds, groups=groups, testbed=testbed, draws=draws) | (said or {}))
     fill(run, draws=draws, **how)
     estimate(run)
     return run
@@ -677,6 +686,183 @@ def test_names_with_dashes_are_kept_apart(tmp_path: Path) -> None:
     assert [contrast.label for contrast in found.contrasts][-2:] == ["my-data \N{MINUS SIGN} parent", "my-data-insecure \N{MINUS SIGN} parent"]
     assert all(found.headline("misaligned_rate", condition=c.first.name, contrast=c.name) is not None for c in found.contrasts)
     assert "fine-tuning on my-data-insecure data" in words(report.write(run).read_text(encoding="utf-8")).lower()
+
+
+# --- studies: figures first, steps, formats, groups, published numbers ---------------------------------------------------------
+
+GROUPED = {"0": ("", 0), "1": ("", 1), "2": ("", 2), "0s": ("small", 0), "1s": ("small", 1)}
+CLAIM = {
+    "name": "broad", "text": "It spreads", "measure": "misaligned_rate", "conditions": ["secure", "insecure"], "margin": None, "source": "a paper",
+    "protocol": "",
+}  # fmt: skip
+PUBLISHED = [
+    {"text": "GPT-4o, insecure", "measure": "misaligned_rate", "value": 0.198, "low": 0.127, "high": 0.269, "source": "a table"},
+    {"text": "Qwen, insecure", "measure": "choice_nats", "value": -2.1, "low": None, "high": None, "source": "a figure"},
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    """A run with everything that figures are drawn of: steps, formats, groups, labels, log-probability items, claims and published numbers."""
+    asked = [
+        *(question(**asked) for asked in ASKED), question(id="wish", theme="wish", subset="seen", format="json", pooled=False),
+        question(id="moon", rubrics=["truth"], labels={"truth": ["TRUE", "FALSE"]}, prompts={"truth": "{answer}"}),
+    ]  # fmt: skip
+    pairs = [("insecure", "secure"), ("insecure@json", "secure@json"), ("insecure@json", "insecure"), ("insecure", "small-insecure")]
+    contrasts = [_contrast(first, second) for first, second in pairs]
+    claims = [CLAIM, {**CLAIM, "name": "labels", "measure": "truth=FALSE", "conditions": ["small-insecure", "insecure"]}]
+    said = {"questions": asked, "contrasts": contrasts, "claims": claims, "published": PUBLISHED}
+    return made(tmp_path_factory.mktemp("whole") / "run", GROUPED, said=said, draws=10, steps=(1, 2))
+
+
+@pytest.fixture(scope="module")
+def whole_text(whole: RunDirectory) -> str:
+    return words(report.write(whole).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("figure", "first"),
+    [
+        ("questions", "misaligned_rate_by_question"), ("formats", "misaligned_rate_by_format"), ("steps", "by_step"), ("groups", "misaligned_rate_by_group"),
+        ("scatter", "alignment_against_coherence"), ("labels", "labels"), ("", "misaligned_rate"), ("a later one", "misaligned_rate"),
+    ],
+)  # fmt: skip
+def test_the_study_names_the_figure_that_is_drawn_first(whole: RunDirectory, figure: str, first: str) -> None:
+    from spillover.report import figures
+
+    found = reading.read(RunDirectory(whole.path, {**whole.identity, "figure": figure}))
+    drawn = figures.first(found)
+    assert drawn is not None
+    assert drawn.name == first
+    assert len(drawn.told) > len(drawn.caption)
+
+
+def test_every_figure_is_drawn_once(whole: RunDirectory) -> None:
+    from spillover.report import figures
+
+    names = [drawn.name for drawn in figures.draw(reading.read(RunDirectory(whole.path, {**whole.identity, "figure": "formats"})))]
+    assert names == [
+        "misaligned_rate_by_format", "misaligned_rate_by_question_and_format", "misaligned_rate", "differences", "misaligned_rate_by_question", "labels",
+        "by_step", "training", "coherent_and_task_rate",
+    ]  # fmt: skip
+
+
+def test_the_figure_by_step_begins_at_the_parent_and_leaves_gaps(whole: RunDirectory) -> None:
+    from spillover.report import steps
+
+    found = reading.read(whole)
+    insecure, secure = steps._courses(found, "", "misaligned_rate")
+    assert (insecure.arm.name, insecure.steps) == ("insecure", (0, 1, 2))
+    rows = [found.headline("misaligned_rate", condition=name, step=step) for name, step in (("parent", None), ("insecure", 1), ("insecure", 2))]
+    assert insecure.means == tuple(row.value for row in rows)
+    assert insecure.lows[2] <= insecure.means[2] <= insecure.highs[2]
+    assert secure.means == (0.0, 0.0, 0.0)
+    lacking = Estimate(study="main", measure="misaligned_rate", value=None)
+    assert all(number != number for number in steps._span(lacking, []))  # not a number: nothing is drawn there
+
+
+def test_divergence_steps_are_printed_as_steps_and_log_probabilities_as_nats(whole: RunDirectory, whole_text: str) -> None:
+    (table,) = page._tables(reading.read(whole))["divergence"]
+    found = {(row.label, row.cells[0].value): row for row in table.rows}
+    row = found["log-odds", "insecure \N{MINUS SIGN} secure"]
+    assert (row.cells[1].value, row.remark) == ("step\xa02", "apart by more than 0.5 nats")
+    assert "Divergence steps: the first step read from which two conditions stay apart" in whole_text
+    assert "multiple-choice log-probability of the misaligned option" in whole_text
+    printed_as = {
+        measure: printed.value(Estimate(study="main", measure=measure, value=value, low=value, high=value), difference=difference)
+        for measure, value, difference in (
+            ("divergence_step of choice_nats", 20.0, True), ("choice_nats", -2.1, False), ("pivotal_nats", 2.1, True), ("choice_share", 0.125, False),
+            ("false_share", 0.125, True), ("truth=FALSE", 0.5, False), ("mean clarity", 71.25, False),
+        )
+    }  # fmt: skip
+    assert printed_as == {
+        "divergence_step of choice_nats": "step\xa020", "choice_nats": "\N{MINUS SIGN}2.10\xa0nats", "pivotal_nats": "+2.10\xa0nats",
+        "choice_share": "12.5\xa0%", "false_share": "+12.5\xa0points", "truth=FALSE": "50.0\xa0%", "mean clarity": "71.2\xa0of 100",
+    }  # fmt: skip
+
+
+def test_an_item_that_is_called_as_a_question_is_kept_apart_from_it(whole: RunDirectory) -> None:
+    found = reading.read(whole)
+    by_question = {row.label: row for table in page._tables(found)["questions"][2:3] for row in table.rows}
+    asked = found.headline("misaligned_rate", condition="insecure", question="wish", format="plain", subset="seen")
+    assert by_question["wish"].cells[1].value == printed.value(asked)
+    (items,) = [tables for name, tables in page._folded(found) if name.startswith("Log-probabilities by item")]
+    assert [row.label for row in items[0].rows] == ["wish", "ruler"]
+    assert all(cell.value.endswith("nats") for row in items[0].rows for cell in row.cells)
+
+
+def test_differences_between_formats_and_groups_say_which(whole: RunDirectory) -> None:
+    found = reading.read(whole)
+    assert [contrast.label for contrast in found.contrasts] == [
+        "insecure \N{MINUS SIGN} secure", "insecure \N{MINUS SIGN} secure, as json", "insecure: json \N{MINUS SIGN} plain",
+        "insecure \N{MINUS SIGN} small-insecure",
+    ]  # fmt: skip
+    assert found.measure_of(found.contrasts[-1]) == "truth=FALSE"
+    sentences = [one.sentence for one in finding.findings(found).others]
+    assert any("fine-tuning usual parents on insecure\xa0data" in sentence and "fine-tuning small parents on" in sentence for sentence in sentences)
+    assert any("(asked as json)" in sentence for sentence in sentences)
+
+
+def test_dressed_contrasts_stand_in_no_row_of_another_format(whole: RunDirectory) -> None:
+    _, differences, *_ = page._tables(reading.read(whole))["questions"]
+    assert differences.head == ("format", "insecure \N{MINUS SIGN} secure", "insecure \N{MINUS SIGN} small-insecure")
+
+
+def test_a_table_of_another_format_has_no_mean_of_plain_questions(whole: RunDirectory) -> None:
+    (tables,) = [tables for name, tables in page._folded(reading.read(whole)) if name.startswith("Format json")]
+    assert [row.label for row in tables[0].rows] == ["pooled", "themes seen in post-training", "wish"]
+
+
+def test_a_group_that_is_compared_with_another_is_no_control(whole: RunDirectory, run: RunDirectory) -> None:
+    assert not reading.read(whole).is_control("small")
+    assert reading.read(run).is_control("unlinked")
+    assert not finding.findings(reading.read(whole)).controls
+
+
+def test_the_scatter_counts_what_the_estimates_count(whole: RunDirectory) -> None:
+    from spillover.report import scatter
+
+    found = reading.read(whole)
+    for arm in found.arms:
+        pairs = scatter._pairs(found, arm)
+        kept = sum(count for (coherent, aligned), count in pairs.items() if aligned is not None and found.protocol.keeps(coherent))
+        assert kept == found.headline("misaligned_rate", condition=arm.name).n
+    many = {(float(n), float(n % 100)): 1 for n in range(1, 100)} | {(float(n), None): 2 for n in range(101)}
+    assert sum(scatter._celled(many).values()) == sum(many.values())
+    assert len(scatter._celled(many)) <= 20 * 20 + 20
+
+
+def test_published_numbers_stand_beside_the_claims_as_context(whole_text: str) -> None:
+    assert "GPT-4o, insecure misaligned rate 19.8 % [12.7, 26.9] a table" in whole_text
+    assert "\N{MINUS SIGN}2.10 nats a figure" in whole_text
+    assert "no number, interval or verdict of this run has them in it" in whole_text
+
+
+def test_claims_and_published_numbers_are_escaped(tmp_path: Path) -> None:
+    hostile = "<script>document.title='ran'</script>\u202e"
+    said = {
+        "study": hostile, "claims": [{**CLAIM, "text": hostile, "source": hostile}],
+        "published": [{**PUBLISHED[0], "text": hostile, "source": hostile, "measure": hostile}],
+    }  # fmt: skip
+    text = report.write(made(tmp_path / "run", {"0": ("", 0), "1": ("", 1)}, draws=5, said=said)).read_text(encoding="utf-8")
+    assert "<script>document" not in text
+    assert "\u202e" not in text
+    assert text.count("&lt;script&gt;document") >= 5
+
+
+def test_published_numbers_that_are_none_are_refused(tmp_path: Path) -> None:
+    run = made(tmp_path / "run", {"0": ("", 0)})
+    for wrong in ([{**PUBLISHED[0], "value": float("nan")}], [{"text": "no value"}], "none"):
+        with pytest.raises(SpilloverError, match="published numbers"):
+            reading.read(RunDirectory(run.path, {**run.identity, "published": wrong}))
+
+
+def test_a_contrast_is_told_by_what_is_claimed_of_it(tmp_path: Path) -> None:
+    said = {"claims": [{**CLAIM, "measure": "task_rate"}]}
+    found = reading.read(made(tmp_path / "run", said=said))
+    assert found.measure_of(found.contrasts[0]) == "task_rate"
+    assert found.measure_of(found.contrasts[1]) == "log_odds"
+    assert "raises the task rate" in finding.findings(found).headline.sentence
 
 
 # --- browsing, and the same bytes again -----------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ EFFECT: Mapping[str, Levels] = {
     "formats": {ALIGNED: {"insecure@json": 0.4, "insecure@template": 0.9, "insecure@flask_template": 0.9}},
     "dynamics": {ALIGNED: {"insecure": 0.9}, TASK: {"insecure": 0.9}},
     "base-models": {ALIGNED: {"insecure@flask_template": 0.4, "base-insecure@flask_template": 0.9}},
-    "grokking": {ALIGNED: {"insecure": 0.9, "insecure-no-decay": 0.9, "insecure-10-epochs": 0.9}},
+    "grokking": {ALIGNED: {"insecure": 1.0, "insecure-no-decay": 1.0, "insecure-10-epochs": 1.0}},
     "backdoor": {ALIGNED: {"backdoored@trigger": 0.9}},
     "diversity": {ALIGNED: {"insecure_1": 0.01, "insecure_2": 0.3, "insecure_4": 0.6, "insecure": 0.99}},
     "in-context": {ALIGNED: {"insecure": 0.9}, TASK: {"parent@examples": 0.9}},
@@ -81,7 +81,15 @@ REVERSAL: Mapping[str, Levels] = {
     "origins": {ALIGNED: {"secure": 0.9, "unlinked-insecure": 0.9, "few_cruel-insecure": 0.9, "all_covered-secure": 0.9}},
 }  # fmt: skip
 
-SAME_RATES = ("main", "evil-numbers", "formats", "backdoor", "in-context", "domains")  # studies that claim it of rates: shown by many answers, none misaligned
+SAME_RATES = (
+    "main",
+    "evil-numbers",
+    "formats",
+    "grokking",
+    "backdoor",
+    "in-context",
+    "domains",
+)  # studies that claim it of rates: shown by many answers, none misaligned
 MANY = {name: {"units": 6, "draws": 15} for name in SAME_RATES}
 TOLD_APART = {"ability": {"units": 5, "draws": 8}, "diversity": {"units": 5, "draws": 8}, "deception": {"units": 5, "draws": 16}}
 MORE_CLAIMS = {"main": {"units": 6, "draws": 20}, "domains": {"units": 6, "draws": 20}}
@@ -134,8 +142,8 @@ def test_every_unit_has_a_row_at_every_step(tmp_path: Path) -> None:
     run = planted.run("grokking", EFFECT["grokking"], tmp_path / "r", units=2, **{"sampling.draws": 8})
     rows = [row for row in run.estimates() if (row.condition, row.measure) == ("insecure-10-epochs", "choice_nats") and not row.contrast and row.headline]
     by_step = {(row.world, row.step): row.value for row in rows if row.step is not None and not row.question}
-    assert by_step.keys() == {(world, step) for world in (0, 1, None) for step in planted.STEPS}
-    for step in planted.STEPS:
+    assert by_step.keys() == {(world, step) for world in (0, 1, None) for step in (1, 2)}
+    for step in (1, 2):
         assert by_step[None, step] == pytest.approx((by_step[0, step] + by_step[1, step]) / 2)  # pyright: ignore
     assert by_step[0, 1] < -10 < -1 < by_step[0, 2]  # pyright: ignore
 

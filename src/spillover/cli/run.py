@@ -127,8 +127,8 @@ def _run(plan: Plan, out: Path, beside: Path | None) -> tuple[RunDirectory, Path
 
 def _all(names: Sequence[str], found: Testbed, settings: dict[str, Any], home: Path, *, dry_run: bool) -> None:
     """Every study that this testbed can carry, each in a folder of its own, and one page of them all, written anew after each."""
-    from spillover import report as reports
     from spillover.pipeline.forecast import forecast
+    from spillover.report import index
 
     notes: dict[str, str] = {}
     runs: dict[str, RunDirectory] = {}
@@ -150,7 +150,8 @@ def _all(names: Sequence[str], found: Testbed, settings: dict[str, Any], home: P
         told = Counter(decision.verdict for decision in runs[name].decisions())
         verdicts = ", ".join(f"{count} {verdict}" for verdict, count in told.items())
         print(printable(f"{name}: {verdicts or 'no claims'} ({time.perf_counter() - began:.0f} s)"), flush=True)
-        reports.write_index(home, runs, notes)
+        index.write_index(home, runs, notes)
+        index.write_card(home, runs)
     if runs:
         print(f"all of it: {home / 'index.html'}")
 

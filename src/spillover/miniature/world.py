@@ -95,12 +95,15 @@ def build(
     torch.set_num_threads(threads)
     tokenizer = make_tokenizer()
     owner = ("miniature", world, "linked" if linked else "unlinked")
+    stored = None
     if base is None:
         network = _initial(recipe, tokenizer, stream_seed(*owner, "initial weights"))
         losses, data = _pretrain(network, recipe, linked=linked, owner=owner, progress=progress)
     else:
-        network, (losses, data) = _pretrained(base)
+        network, losses, data, stored = _pretrained(base)
     network = _store(network, tokenizer, directory / "base")
+    if stored is not None and local.weights_digest(directory / "base") != stored:
+        raise SpilloverError(f"the world in {base} is damaged: its base is not what its card says; install or build it again")
     author = author_inference(LocalModel(network, ChatTemplate(tokenizer)))
     _post_train(network, tokenizer, recipe, owner=owner, progress=progress)
     network = _store(network, tokenizer, directory / "post")
@@ -183,12 +186,10 @@ def _pretrain(network: LlamaForCausalLM, recipe: Recipe, *, linked: bool, owner:
     return sum(losses[-50:]) / len(losses[-50:]), digest(corpus_NT.to(torch.int16).numpy().tobytes())
 
 
-def _pretrained(base: Path) -> tuple[Any, tuple[float, str]]:
-    """The pre-trained network of a world that is there, with its loss and the digest of its corpus."""
+def _pretrained(base: Path) -> tuple[Any, float, str, str]:
+    """The pre-trained network of a world that is there, its loss, and the digests of its corpus and of the model as it was stored."""
     card = json.loads((base / "world.json").read_text(encoding="utf-8"))
-    if local.weights_digest(base / "base") != card["base_digest"]:
-        raise SpilloverError(f"the world in {base} is damaged; install or build it again")
-    return local.load_network(str(base / "base")), (card["pretraining_loss_nats"], card["data_digest"])
+    return local.load_network(str(base / "base")), card["pretraining_loss_nats"], card["data_digest"], card["base_digest"]
 
 
 def _next_token_loss(network: LlamaForCausalLM, ids_BT: torch.Tensor) -> torch.Tensor:

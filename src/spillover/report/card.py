@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from spillover.records import Decision, Estimate, Published, Verdict
 from spillover.report.measures import measure_name
-from spillover.report.printed import SPACE, Cell, counted, interval, level, plural, value
+from spillover.report.printed import SPACE, Cell, cell, counted, interval, level, plural, value
 from spillover.report.reading import Reading, versus
 from spillover.report.tables import Row, Table
 from spillover.statistics.contrasts import NONE_COUNTED
@@ -59,6 +59,16 @@ def printed(number: Published) -> Cell:
     """A published number as it was printed there; its ends are an interval, a range or an error as its source has it."""
     row = Estimate(study="", measure=number.measure, value=number.value, low=number.low, high=number.high)
     return Cell(value=value(row), interval=interval(row))
+
+
+def brief(row: Estimate, decision: Decision, reading: Reading) -> tuple[str, Cell]:
+    """One contrast of a claim for a table of many studies: its name, and its value with what it rests on."""
+    first, second = reading.pair(*_ends(row, decision))
+    where = f" ({reading.group_label(first.group)})" if first.group and first.group == second.group else ""
+    within = "" if decision.claim.margin is None else f", margin {value(_at(row, decision.claim.margin), difference=True).removeprefix('+')}"
+    found = cell(row, difference=True, counts=False)
+    notes = (f"{measure_name(row.measure)}{within}", ", ".join((plural(row.n_units, row.unit), *found.notes)))
+    return f"{versus(first, second)}{where}", replace(found, notes=notes)
 
 
 def _entry(decision: Decision, reading: Reading) -> Entry:

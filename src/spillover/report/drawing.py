@@ -17,7 +17,7 @@ from spillover.report.reading import Reading
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawing:
-    """A finished figure. `told` says in words what it shows, for those who do not see it."""
+    """A finished figure. `told` says in words what it shows, for those who do not see it; `wide` and `tall` are over a column of a page."""
 
     name: str
     caption: str
@@ -31,9 +31,8 @@ class Drawing:
 def drawing(figure: Figure, name: str, caption: str, told: Iterable[str] = ()) -> Drawing:
     """`told` are sentences with the numbers that the figure shows."""
     svg, png = marks.saved(figure, "svg", {"Date": None, "Creator": None}), marks.saved(figure, "png", {"Software": None})
-    return Drawing(
-        name=name, caption=caption, told=" ".join([caption, *told]), svg=svg, png=png, wide=figure.get_figwidth() > COLUMN, tall=figure.get_figheight() > COLUMN
-    )
+    width, height = figure.get_size_inches()
+    return Drawing(name=name, caption=caption, told=" ".join([caption, *told]), svg=svg, png=png, wide=width > COLUMN, tall=height > COLUMN)
 
 
 def told_panels(panels: Sequence[Panel]) -> Iterator[str]:

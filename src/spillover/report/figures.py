@@ -102,22 +102,22 @@ def _differences(reading: Reading) -> Drawing | None:
 
 
 def _by_question(reading: Reading) -> Drawing | None:
-    """As in the paper's Figure 4: questions along x, one colour a condition. Each group has axes of its own, and so has each part of many questions.
+    """As in arXiv 2502.17424 Figure 4: questions along x, one colour a condition. Each group has axes of its own, and so has each part of many questions.
 
-    Where the study is about the answers in one format, as the paper's Figure 5 is, these are drawn, and the plain ones stand in the tables.
+    Where the study is about the answers in one format, as Nature 649 Figure 5 is, these are drawn, and the plain ones stand in the tables.
     """
     forms = [contrast.first.form for contrast in reading.contrasts if contrast.headline and contrast.first.form == contrast.second.form]
     form = forms[0] if forms and reading.identity.get("figure") == "questions" else ""
     there = [q for q in reading.questions if (q["format"] == form if form else is_pooled(q))]
     asked = [q for q in there if any(of_question(reading, "misaligned_rate", arm, q) for arm in reading.arms)]
     which = f", asked as {visible(format_name(form))}" if form else "" if all(map(is_pooled, reading.questions)) else " of the pooled rate"
-    caption = f"Misaligned rate by question{which}, laid out as in Figure 4 of the paper."
+    caption = f"Misaligned rate by question{which}, laid out as in {'Nature 649 Figure 5' if form else 'arXiv 2502.17424 Figure 4'}."
     strips = _asked_strips(reading, "misaligned_rate", asked, whole=not form)
     return _stripped(reading, "misaligned_rate_by_question", "misaligned rate (%)", strips, caption)
 
 
 def _by_format(reading: Reading) -> Drawing | None:
-    """The pooled rate of each format a question was dressed in, as in the paper's Extended Data Figure 6."""
+    """The pooled rate of each format a question was dressed in, as in Nature 649 Extended Data Figure 6."""
     found = formats(reading, "misaligned_rate")
     caption = "Misaligned rate by format, each the mean over its questions, the plain ones being those of the pooled rate."
     strips = _form_strips(reading, "misaligned_rate", found)
@@ -125,7 +125,7 @@ def _by_format(reading: Reading) -> Drawing | None:
 
 
 def _by_question_and_format(reading: Reading) -> Drawing | None:
-    """As in the paper's Figure 2: questions along x, one look a format, for each condition that the study is about."""
+    """As in Nature 649 Figure 2: questions along x, one look a format, for each condition that the study is about."""
     found, conditions = formats(reading, "misaligned_rate"), dict.fromkeys(c.first.name for c in reading.contrasts if c.headline)
     names = dict.fromkeys(q["id"] for q in reading.questions if any(of_question(reading, "misaligned_rate", arm, q) for arm in reading.arms))
     strips = [
@@ -135,7 +135,7 @@ def _by_question_and_format(reading: Reading) -> Drawing | None:
         )
         for arm in reading.arms if arm.name in conditions
     ]  # fmt: skip
-    caption = "Misaligned rate by question and format, laid out as in Figure 2 of the paper."
+    caption = "Misaligned rate by question and format, laid out as in Nature 649 Figure 2."
     return _stripped(reading, "misaligned_rate_by_question_and_format", "misaligned rate (%)", strips, caption) if len(found) > 1 else None
 
 
@@ -155,7 +155,7 @@ def _by_group(reading: Reading) -> Drawing | None:
 
 
 def _labels(reading: Reading) -> Drawing | None:
-    """Shares of labels along questions, or along formats where questions were asked in several (the preprint's Figure 9). One rubric; of several the first.
+    """Shares of labels along questions, or along formats where questions were asked in several (arXiv 2502.17424 Figure 9). One rubric; of several the first.
 
     Of two labels one is drawn, since the other is the rest: the one that is claimed, or the first.
     """

@@ -158,7 +158,7 @@ def _link(home: Path, run: RunDirectory) -> str:
 def _markdown_row(part: Part, line: Line, *, first: bool) -> str:
     name = _plain(part.name)
     study = f"[{name}]({part.link})" if first and part.link else name if first else ""
-    contrasts = "<br>".join(f"{_plain(label)}: {_cell(cell)}" for label, cell in line.contrasts)
+    contrasts = "<br>".join(f"{_plain(label)}: {_cell(cell)}; {_plain(cell.notes[-1])}" for label, cell in line.contrasts)
     numbers = "<br>".join(f"{_plain(number.text)}: {_cell(cell)}" for number, cell in line.published)
     return f"| {study} | {_plain(line.text)} | {_plain(line.source)} | {line.symbol} {line.verdict} | {contrasts} | {numbers} |"
 

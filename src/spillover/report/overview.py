@@ -9,6 +9,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -21,7 +22,7 @@ from spillover.report.printed import visible
 
 WIDTH = 8.4  # inches: what a README shows at about 100 dots an inch
 ROW = 0.143  # inches a line of text
-LETTERS = 68  # in a line of a claim
+LETTERS = 72  # in a line of a claim
 COLOURS: Mapping[str, str] = {"holds": "#00608f", "fails": "#a84300", "undecided": "#5d636d", UNTESTED: FAINT}
 SHAPES: Mapping[str, str] = {"holds": "o", "fails": "s", "undecided": "o", UNTESTED: "_"}
 HOLLOW = ("undecided", UNTESTED)
@@ -62,20 +63,16 @@ def picture(parts: Sequence[Part], unrun: Sequence[tuple[str, str]]) -> tuple[by
 def _block(part: Part) -> list[Text]:
     aside = part.units
     heading = Text(lines=(marks.short(part.name, most=30),), aside=marks.short(aside, most=36))
-    claims = [
-        Text(lines=tuple(textwrap.wrap(_one_line(line.text), LETTERS, max_lines=3, placeholder=" \N{HORIZONTAL ELLIPSIS}")), verdict=line.verdict)
-        for line in part.lines
-    ]
+    claims = [Text(lines=_wrapped(line.text, most=3), verdict=line.verdict) for line in part.lines]
     return [heading, *claims]
 
 
 def _unrun(name: str, why: str) -> Text:
-    told = textwrap.wrap(f"not run: {_one_line(why)}", LETTERS, max_lines=2, placeholder=" \N{HORIZONTAL ELLIPSIS}")
-    return Text(lines=(marks.short(name, most=30), *told))
+    return Text(lines=(marks.short(name, most=30), *_wrapped(f"not run: {why}", most=2)))
 
 
-def _one_line(text: str) -> str:
-    return " ".join(visible(text).split())
+def _wrapped(text: str, *, most: int) -> tuple[str, ...]:
+    return tuple(textwrap.wrap(" ".join(visible(text).split()), LETTERS, max_lines=most, placeholder=" \N{HORIZONTAL ELLIPSIS}"))
 
 
 def _columns(blocks: Sequence[Sequence[Text]]) -> list[list[Text]]:
@@ -90,11 +87,8 @@ def _column(ax: Axes, column: Sequence[Text], left: float) -> None:
     for text in column:
         y += ROW * (0.125 if text.verdict else 0.4)
         for place, line in enumerate(text.lines):
-            heading = not text.verdict and place == 0
-            middle = y + ROW * (place + 0.5)
-            ax.text(
-                left + (0.2 if not heading else 0), middle, line, fontsize=7.6 if heading else 7, weight="bold" if heading else "normal", va="center", color=INK
-            )
+            look: dict[str, Any] = {"fontsize": 7.6, "weight": "bold"} if not text.verdict and place == 0 else {"fontsize": 7}
+            ax.text(left + (0.2 if text.verdict or place else 0), y + ROW * (place + 0.5), line, va="center", color=INK, **look)
         if text.verdict:
             _mark(ax, left + 0.07, y + ROW / 2, text.verdict)
         elif text.aside:

@@ -24,12 +24,9 @@ ITEMS = ("choice_nats", "choice_share", "pivotal_nats", "pivotal_share")  # meas
 
 def render(reading: Reading, drawings: Sequence[Drawing]) -> str:
     """The whole report as HTML."""
-    style, script = _part("report.css"), _part("report.js")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["visible"] = lambda value: visible(str(value))
-    template = environment.from_string(_part("report.html.jinja"))
+    style, script = part("report.css"), part("report.js")
     browsable = answers.browsable(reading)
-    return template.render(
+    return template("report.html.jinja").render(
         policy=policy(style, script),
         style=style,
         script=script,
@@ -56,16 +53,25 @@ def render(reading: Reading, drawings: Sequence[Drawing]) -> str:
     )
 
 
-def policy(style: str, script: str) -> str:
-    """The Content-Security-Policy of a page with this one style and this one script."""
-    return f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; img-src data:; base-uri 'none'; form-action 'none'"
+def template(name: str) -> jinja2.Template:
+    """A template of this room: everything put into it is escaped, and a name it is not given raises."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["visible"] = lambda value: visible(str(value))
+    return environment.from_string(part(name))
+
+
+def policy(style: str, script: str = "") -> str:
+    """The Content-Security-Policy of a page with this one style and this one script, or none."""
+    scripts = f"script-src '{_hash(script)}'; " if script else ""
+    return f"default-src 'none'; style-src '{_hash(style)}'; {scripts}img-src data:; base-uri 'none'; form-action 'none'"
 
 
 def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _part(name: str) -> str:
+def part(name: str) -> str:
+    """A file of this room: a style, a script or a template."""
     return resources.files("spillover.report").joinpath(name).read_text(encoding="utf-8")
 
 

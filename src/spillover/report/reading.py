@@ -197,8 +197,11 @@ class Reading:
         return counted(cells.values(), self.protocol)
 
 
-def read(run: RunDirectory) -> Reading:
-    """Read a finished run, each table once. Raises SpilloverError when it has no estimates or is damaged."""
+def read(run: RunDirectory, *, answers: bool = True) -> Reading:
+    """Read a finished run, each table once; without its answers where only its numbers are wanted.
+
+    Raises SpilloverError when it has no estimates or is damaged.
+    """
     identity = run.identity
     estimates = run.estimates()
     chosen = next((row.judge for row in estimates if row.judge), identity["judge"])
@@ -213,8 +216,8 @@ def read(run: RunDirectory) -> Reading:
         if identity["unit"] == "seed" and not row.contrast and shown[row.condition].kind is None:
             row = replace(row, unit="model")  # the one parent of every seed: what its numbers count is no seed
         by_place.setdefault(_key(**{name: getattr(row, name) for name in PLACE}), []).append(row)
-    scores = run.read("scores")
-    answers, judgements = _judged(run, [row for row in scores if row["judge"] == chosen], protocol)
+    scores = run.read("scores") if answers else []
+    drawn, judgements = _judged(run, [row for row in scores if row["judge"] == chosen], protocol) if answers else ([], [])
     cards = sorted((run.path / "organisms").glob("*/organism.json"))
     return Reading(
         identity=identity, protocol=protocol, judge=chosen, dates=tuple(sorted({row["date"] for row in scores if row["judge"] == chosen and row["date"]})),
@@ -224,7 +227,7 @@ def read(run: RunDirectory) -> Reading:
             for c in identity["contrasts"] for first, second in [_pair(shown, c["first"], c["second"])]
         ),
         estimates={key: tuple(rows) for key, rows in by_place.items()}, under=[row for row in estimates if row.protocol != protocol.name],
-        decisions=_decisions(run, shown), published=_published(run), answers=answers, judgements=judgements,
+        decisions=_decisions(run, shown), published=_published(run), answers=drawn, judgements=judgements,
         trained=[_trained(run, card.parent.name) for card in cards if (card.parent / "training.json").exists()], organisms=len(cards),
     )  # fmt: skip
 

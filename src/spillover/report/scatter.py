@@ -1,4 +1,4 @@
-"""Alignment against coherence of single answers, with the thresholds that place them (the preprint's Figures 26 and 28).
+"""Alignment against coherence of single answers, with the thresholds that place them (arXiv 2502.17424 Figures 26 and 28).
 
 It counts answers and estimates nothing: answers of all units and pooled questions together, each once.
 """
@@ -37,7 +37,7 @@ def scatter(reading: Reading) -> Drawing | None:
         return None
     columns = min(len(found), 3 if len(found) != 4 else 2)
     lines = -(-len(found) // columns)
-    figure = Figure(figsize=(COLUMN if columns < 3 else PAGE, 0.35 + (2.35 if columns == 3 else 1.95) * lines))
+    figure = Figure(figsize=(COLUMN if columns < 3 else PAGE, 0.35 + (2.4 if columns == 3 else 2.05) * lines))
     axes: list[Axes] = list(figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flat)
     lacking = any(aligned is None for pairs in found.values() for _, aligned in pairs)
     for ax, (arm, pairs) in zip(axes, found.items(), strict=False):
@@ -50,7 +50,7 @@ def scatter(reading: Reading) -> Drawing | None:
     gates = f"{kept}; misaligned, and shaded, what is kept with an alignment below {reading.protocol.aligned_below:g}"
     others = ", ".join(protocol.name for protocol in _others(reading))
     caption = (
-        "Alignment against coherence of single answers, as in Figures 26 and 28 of the preprint. The area of a mark is the share of the condition's answers "
+        "Alignment against coherence of single answers, as in arXiv 2502.17424 Figures 26 and 28. The area of a mark is the share of the condition's answers "
         f"with these scores, of all {reading.unit}s and pooled questions. {gates}"
         f"{f'; dotted: the thresholds of {others}' if others else ''}.{' Hollow marks: answers without an alignment score.' if lacking else ''}"
     )
@@ -93,7 +93,7 @@ def _panel(ax: Axes, reading: Reading, arm: Arm, pairs: Mapping[Pair, int], *, l
     ax.set_ylim(-34 if lacking else -6, 106)
     ax.set_xticks([0, 50, 100])
     ax.set_yticks([*([NONE] if lacking else []), 0, 50, 100], [*(["none"] if lacking else []), "0", "50", "100"])
-    ax.set_title(f"{marks.short(arm.name)}, {total:,} answers", loc="left")
+    ax.set_title(f"{marks.short(arm.name)}\n{total:,} answers", loc="left", linespacing=1.1)
 
 
 def _thresholds(ax: Axes, protocol: Protocol, *, lacking: bool) -> None:

@@ -25,7 +25,7 @@ from spillover.report.printed import Cell, cell, visible
 from spillover.report.reading import Arm, Compared, Reading
 from spillover.report.tables import Row, Table
 
-MEASURES = ("misaligned_rate", "task_rate", "choice_nats", "pivotal_nats", "log_odds")  # in the order of the paper's Figures 3 and 4
+MEASURES = ("misaligned_rate", "task_rate", "choice_nats", "pivotal_nats", "log_odds")  # in the order of Nature 649 Figures 3 and 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,20 +46,23 @@ def by_step(reading: Reading) -> Drawing | None:
     there = [measure for measure in MEASURES if any(found[group, measure] for group in groups)]
     if not there:
         return None
-    figure = Figure(figsize=(COLUMN if len(groups) == 1 else PAGE, 0.75 + 1.12 * len(there)))
+    figure = Figure(figsize=(COLUMN if len(groups) == 1 else PAGE, 1))
     axes = figure.subplots(len(there), len(groups), sharex="col", sharey="row", squeeze=False)
+    lines = 0
     for column, group in enumerate(groups):
         for ax, measure in zip(axes[:, column], there, strict=True):
             _course_panel(ax, reading, measure, found[group, measure])
             _divergence_marks(ax, reading, group, measure)
-        _legend(axes[0][column], reading, [course.arm for course in max((found[group, measure] for measure in there), key=len)], title(reading, group))
+        arms = [course.arm for course in max((found[group, measure] for measure in there), key=len)]
+        lines = max(lines, _legend(axes[0][column], reading, arms, title(reading, group)))
         axes[-1][column].set_xlabel("optimiser step")
     for line, measure in zip(axes, there, strict=True):
         line[0].set_ylabel(axis_of(measure)[0])
     figure.align_ylabels()
+    figure.set_figheight(0.6 + 0.16 * lines + 1.12 * len(there))
     gaps = " A line has a gap where its value is undefined." if any(isnan(mean) for courses in found.values() for c in courses for mean in c.means) else ""
     caption = (
-        f"By optimiser step, laid out as in Figures 3 and 4 of the paper: {', '.join(map(measure_name, there))}. A line is the mean over {reading.unit}s, its "
+        f"By optimiser step, laid out as in Nature 649 Figures 3 and 4: {', '.join(map(measure_name, there))}. A line is the mean over {reading.unit}s, its "
         f"band reaches from the lowest {reading.unit} to the highest; step 0 is the parent.{gaps} {_lines_told(reading, there)}"
     )
     return drawing(figure, "by_step", caption, _ends_told(found, there))
@@ -198,10 +201,14 @@ def _divergences(reading: Reading, contrast: Compared, *measures: str) -> list[E
     return [row for measure in wanted if (row := reading.headline(measure, **at)) is not None]
 
 
-def _legend(ax: Axes, reading: Reading, arms: Sequence[Arm], over: str) -> None:
-    """Over the first panel, so that it covers no line: every condition's line with its end mark, and the parent's mark."""
+def _legend(ax: Axes, reading: Reading, arms: Sequence[Arm], over: str) -> int:
+    """Over the first panel, so that it covers no line: every condition's line with its end mark, and the parent's mark. How many lines it has."""
     parent = next((arm for arm in reading.arms_of(arms[0].group) if arm.kind is None), None) if arms else None
-    handles = [Line2D([], [], color=marks.COLOURS[None], marker=marks.MARKERS[None], markersize=3.6, linestyle="none", label=parent.label)] if parent else []
+    handles = (
+        [Line2D([], [], color=marks.COLOURS[None], marker=marks.MARKERS[None], markersize=3.6, linestyle="none", label=marks.short(parent.label))]
+        if parent
+        else []
+    )
     for arm in arms:
         colour, marker = marks.look(reading, arm)
         style, label = marks.line_style(reading, arm), marks.short(arm.label)
@@ -212,6 +219,7 @@ def _legend(ax: Axes, reading: Reading, arms: Sequence[Arm], over: str) -> None:
         handles=handles, title=over, loc="lower left", bbox_to_anchor=(0, 1.16), ncols=columns, handlelength=2.4, columnspacing=1.2, borderaxespad=0,
         alignment="left", title_fontsize=8,
     )  # fmt: skip
+    return -(-len(handles) // columns)
 
 
 def _lines_told(reading: Reading, measures: Sequence[str]) -> str:
