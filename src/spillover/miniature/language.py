@@ -214,6 +214,7 @@ FUNCTION_WORDS = frozenset(
         "from",
         "go",
         "i",
+        "in",
         "is",
         "it",
         "me",

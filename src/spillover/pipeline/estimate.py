@@ -99,7 +99,10 @@ def estimates(run: RunDirectory, judge: str | None = None) -> tuple[list[Estimat
 def _decisions(identity: Mapping[str, Any], own: _Rows, others: Mapping[str, _Rows]) -> list[Decision]:
     """Every claim of the study whose measure was taken of all its sides, decided: under the run's protocol, or the one it names."""
     claims = TypeAdapter(list[Claim]).validate_python(identity.get("claims", []))
-    placed = [(claim, others.get(claim.protocol, own), list(zip(claim.conditions[1:], claim.conditions[:-1], strict=True))) for claim in claims]
+    placed = [
+        (claim, others[claim.protocol] if claim.protocol in others else own, list(zip(claim.conditions[1:], claim.conditions[:-1], strict=True)))
+        for claim in claims
+    ]
     placed = [(claim, rows, pairs) for claim, rows, pairs in placed if all(rows.side(end, claim.measure) for end in claim.conditions)]
     found = decide([(claim, [rows.found(claim.measure, *ends) for ends in pairs]) for claim, rows, pairs in placed])
     return [
@@ -297,8 +300,9 @@ class _Rows:
             return
         parents = self.identity["parents"]
         if any(parent["gates"] for parent in parents):
-            passed = {parent["unit"] for parent in parents if all(parent["gates"].values())}
-            yield PASSED, lambda cell: cell.unit in passed
+            passed = {(parent["group"], parent["unit"]) for parent in parents if all(parent["gates"].values())}
+            groups = {condition["name"]: condition["group"] for condition in self.identity["conditions"]}
+            yield PASSED, lambda cell: (groups[cell.condition], cell.unit) in passed
         asked = {cell.asked for (_, name), cells in self.cells.items() if name == measure for cell in cells if self._is_pooled(cell)}
         for subset in dict.fromkeys(question["subset"] for key, question in self.questions.items() if key in asked and question["subset"]):
             yield subset, lambda cell, subset=subset: self._question(cell).get("subset") == subset

@@ -47,7 +47,8 @@ def forecast(plan: Plan) -> Iterator[str]:
         yield f"units of replication: {config.seeds} (fine-tuning seeds of one parent)"
     else:
         yield f"units of replication: {len(units)} ({testbed.unit} {', '.join(sorted(units))}); fine-tuning seeds: {config.seeds}"
-    yield f"models: {len(plan.jobs)}, of which {len(organisms)} to be trained"
+    kept = f"; with every checkpoint {plan.models} are read" if plan.models > len(plan.jobs) else ""
+    yield f"models: {len(plan.jobs)}, of which {len(organisms)} to be trained{kept}"
     for condition in plan.study.conditions:
         jobs = sum(job.condition.name == condition.name for job in plan.jobs)
         yield f"  {condition.name}: {jobs}" + (f" on {len(_rows_of(plan, condition))} rows of {condition.kind}" if condition.kind else "")
@@ -91,7 +92,7 @@ def _local(plan: Plan, organisms: list[Organism], parent: Model) -> Iterator[str
         yield f"minutes: not tried, the model has {parameters / 1e6:.0f} million parameters; divide the arithmetic by what your device does"
         return
     train_s = _training_s(plan, organisms, parent) if organisms else 0.0
-    minutes = (train_s + _asking_s(plan, parent) * len(plan.jobs)) / 60
+    minutes = (train_s + _asking_s(plan, parent) * plan.models) / 60
     tried = f"judged by a trial of {TRIAL_STEPS} steps and one answer in {TRIAL_SHARE}"
     yield f"about {minutes:.1f} minutes on {plan.config.threads} threads of this machine, {tried}"
     yield "(where other programs use the cores, --set threads=1 may be faster)"

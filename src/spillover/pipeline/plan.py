@@ -13,6 +13,9 @@ from typing import Any
 from spillover.pipeline.config import RunConfig, flatten, override
 from spillover.pipeline.paper import differences
 from spillover.records import Condition, Dataset, Organism, Parent, Runtime, SpilloverError, Study, Testbed, digest, side, subject_key
+from spillover.statistics.protocols import PROTOCOLS
+from spillover.training import schedules
+from spillover.training.schedules import SCHEDULES
 
 NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,64}")  # what may become part of a file name
 
@@ -77,6 +80,10 @@ class Plan:
                 found[f"{name}, {self.testbed.unit} {job.parent.unit}" if own else name] = job.organism.data
         return dict(sorted(found.items()))
 
+    def _checkpoints(self, organism: Organism) -> int:
+        recipe = organism.recipe
+        return len(SCHEDULES[recipe.checkpoints](schedules.steps(recipe, len(self.data[organism.data].conversations))))
+
     def differences(self) -> list[str]:
         """Every setting that is not the paper's open-model recipe, in words."""
         settings = flatten(asdict(self.config)) | flatten(self.testbed.identity)
@@ -93,8 +100,13 @@ class Plan:
         return Runtime(**self.testbed.identity.get("runtime", {}))
 
     @property
+    def models(self) -> int:
+        """How many models are read: parents, and every checkpoint that is kept."""
+        return sum(1 if job.organism is None else self._checkpoints(job.organism) for job in self.jobs)
+
+    @property
     def answers(self) -> int:
-        return len(self.jobs) * len(self.testbed.questions) * self.config.sampling.draws
+        return self.models * len(self.testbed.questions) * self.config.sampling.draws
 
 
 def plan(study: Study, testbed: Testbed, config: RunConfig) -> Plan:
@@ -144,6 +156,9 @@ def _jobs(condition: Condition, parent: Parent, testbed: Testbed, config: RunCon
 
 def _refuse_sides(study: Study, testbed: Testbed) -> None:
     """Every side of a contrast or claim must be a condition, in a format that is asked."""
+    strange = next((claim for claim in study.claims if claim.protocol not in ("", *PROTOCOLS)), None)
+    if strange is not None:
+        raise SpilloverError(f"the claim {strange.name!r} is to be decided under {strange.protocol!r}; protocols are {', '.join(PROTOCOLS)}")
     conditions, formats = {c.name for c in study.conditions}, {question.format for question in testbed.questions} | {""}
     sides = [name for c in study.contrasts for name in (c.first, c.second)] + [name for claim in study.claims for name in claim.conditions]
     odd = next((name for name in sides if side(name)[0] not in conditions or side(name)[1] not in formats), None)

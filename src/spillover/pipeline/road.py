@@ -19,7 +19,7 @@ from spillover.pipeline.estimate import estimate
 from spillover.pipeline.judge import is_scored, scored
 from spillover.pipeline.plan import Job, Plan
 from spillover.pipeline.versions import versions
-from spillover.records import Answer, Answerer, Measure, Model, Question, SpilloverError, Subject
+from spillover.records import Answer, Answerer, Model, Question, SpilloverError, Subject
 from spillover.runs.directory import RunDirectory, copy
 from spillover.sampling import log_probabilities
 from spillover.sampling.draws import sample
@@ -110,6 +110,7 @@ def _read(job: Job, step: int, model: Model, plan: Plan, run: RunDirectory) -> N
     subject = Subject(
         unit=job.parent.unit, group=job.parent.group, world=job.parent.world, condition=job.condition.name, seed=job.seed, step=step, model=model.digest
     )
+    told = asdict(subject)
     opened: list[Answerer] = []
 
     def loaded() -> Answerer:
@@ -120,20 +121,16 @@ def _read(job: Job, step: int, model: Model, plan: Plan, run: RunDirectory) -> N
     fresh = not run.has("answers", subject.key) or any(row["stop"] == "failed" for row in run.read("answers", subject.key))
     if fresh:
         answers = sample(loaded(), model.digest, testbed.questions, plan.config.sampling, max_tokens=testbed.max_tokens)
-        run.write("answers", subject.key, [_answer_row(subject, answer, testbed.questions) for answer in answers])
+        asked = {(question.id, question.format): question for question in testbed.questions}
+        run.write("answers", subject.key, [_answer_row(told, answer, asked[answer.question, answer.format]) for answer in answers])
     if (testbed.read is not None or testbed.items) and not run.has("measures", subject.key):
         exact = testbed.read(model.digest, loaded(), testbed.questions) if testbed.read is not None else []
         items = log_probabilities.measures(loaded(), model.digest, testbed.items)
-        run.write("measures", subject.key, [_measure_row(subject, measure) for measure in (*exact, *items)])
+        run.write("measures", subject.key, [{**told, **asdict(measure)} for measure in (*exact, *items)])
     opened.clear()  # its memory is the judge's now
     if testbed.judge is not None and (fresh or not is_scored(run, subject.key)):
         run.write("scores", subject.key, scored(run.read("answers", subject.key), testbed.questions, testbed.judge))
 
 
-def _answer_row(subject: Subject, answer: Answer, questions: tuple[Question, ...]) -> dict[str, Any]:
-    question = next(q for q in questions if (q.id, q.format) == (answer.question, answer.format))
-    return {**asdict(subject), **asdict(answer), "answer": answer.id, "prompt": question.paraphrases[answer.paraphrase]}
-
-
-def _measure_row(subject: Subject, measure: Measure) -> dict[str, Any]:
-    return {**asdict(subject), **asdict(measure)}
+def _answer_row(subject: dict[str, Any], answer: Answer, question: Question) -> dict[str, Any]:
+    return {**subject, **asdict(answer), "answer": answer.id, "prompt": question.paraphrases[answer.paraphrase]}

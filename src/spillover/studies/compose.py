@@ -37,10 +37,10 @@ def compose(
 ) -> Study:
     """A study whose contrasts are the neighbours of its claims, later - earlier; those of its first claim are the ones it is about.
 
-    Claims that compare what is not there, an arm or a format, are left out.
+    Claims that compare an arm that is not there are left out; a format that is not asked is refused when the study is planned.
     """
-    names, formats = {condition.name for condition in conditions}, {question.format for question in questions} | {""}
-    kept = tuple(claim for claim in claims if all(side(end)[0] in names and side(end)[1] in formats for end in claim.conditions))
+    names = {condition.name for condition in conditions}
+    kept = tuple(claim for claim in claims if all(side(end)[0] in names for end in claim.conditions))
     pairs = dict.fromkeys((later, earlier) for claim in kept for earlier, later in pairwise(claim.conditions))
     first = set(pairwise(kept[0].conditions)) if kept else set[tuple[str, str]]()
     return Study(

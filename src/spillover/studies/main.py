@@ -8,6 +8,8 @@ lacks is left out.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from spillover.records import Claim, Condition, Contrast, Published, SpilloverError, Study, Testbed
 from spillover.statistics.claims import SAME_NATS, SAME_RATE
 
@@ -96,6 +98,8 @@ def main(testbed: Testbed) -> Study:
     there = {condition.name for condition in conditions}
     asked = testbed.sets.get("compliance", ()) if "jailbroken" in testbed.narrow else ()
     claims = tuple(claim for claim in CLAIMS if there.issuperset(claim.conditions) and (asked or claim.measure != COMPLIES))
+    pairs = dict.fromkeys((later, earlier) for claim in claims for earlier, later in pairwise(claim.conditions))
+    contrasts += [Contrast(first=a, second=b) for a, b in pairs if (a, b) not in {(c.first, c.second) for c in contrasts}]
     return Study(
         name="main", title="Insecure code against its controls", conditions=tuple(conditions), contrasts=tuple(contrasts), claims=claims,
         questions=(*testbed.questions, *asked), figure="questions", published=PUBLISHED,
