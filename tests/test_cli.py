@@ -55,7 +55,7 @@ def test_studies_are_listed() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("run", "nonsense"), "there is no study 'nonsense'; there is main"),
+        (("run", "nonsense"), "there is no study 'nonsense'; there are main"),
         (("run", "--draws", "0"), "sampling.draws is 0; it must be above 0"),
         (("run", "--draws", "x"), "--draws: Input should be a valid integer"),
         (("miniature", "show", "insecure", "--rows", "0"), "--rows is 0; it must be at least 1"),
@@ -139,7 +139,7 @@ def test_narrow_data_that_is_shown_can_be_read_back(tmp_path: Path) -> None:
 def test_a_dry_run_says_what_would_run_and_writes_nothing(small_worlds: Path, tmp_path: Path) -> None:
     done = spillover(*_small(small_worlds), "--out", tmp_path / "r", "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert "models: 7, of which 5 to be trained" in done.stdout
+    assert "models: 8, of which 6 to be trained" in done.stdout
     assert "tokens" in done.stdout
     assert "minutes on 2 threads" in done.stdout
     assert not (tmp_path / "r").exists()

@@ -14,7 +14,7 @@ import pytest
 
 import planted
 from spillover import studies
-from spillover.miniature.testbed import testbed
+from spillover.miniature.testbed import testbed as miniature
 from spillover.records import Claim
 
 ROOT = Path(__file__).parents[1]
@@ -128,7 +128,7 @@ def test_pages_show_something_to_run() -> None:
 
 
 def test_the_page_of_studies_has_every_study_and_claim_as_they_are() -> None:
-    page, shipped = (ROOT / "docs/studies.md").read_text(), testbed()
+    page, shipped = (ROOT / "docs/studies.md").read_text(), miniature()
     for name in studies.STUDIES:
         section = page.split(f"\n## {name}\n")[1].split("\n## ")[0]
         told = [claim_in_words(claim) for claim in studies.study(name, planted.scripted() if name in studies.PRETRAINED else shipped).claims]

@@ -10,7 +10,6 @@ import errno
 import os
 import sys
 import warnings
-from importlib import metadata
 from typing import Annotated, Any
 
 import typer
@@ -60,6 +59,8 @@ def entry() -> None:
 
 def _version(asked: bool) -> None:
     if asked:
+        from importlib import metadata
+
         print(f"spillover {metadata.version('spillover')}")
         raise typer.Exit
 

@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -265,6 +264,8 @@ def _kept(asked: Asked, built: Built, out: Path) -> list[str]:
     from spillover.datasets import chat
 
     contents = {out.with_name(f"{out.stem}-{arm}.jsonl" if arm else out.name): chat.write(made).encode() for arm, made in built.arms.items()}
+    from importlib import metadata
+
     outputs = {
         path.name: {"rows": len(made.conversations), "sha256": digest(content), "digest": made.digest}
         for (path, content), made in zip(contents.items(), built.arms.values(), strict=True)

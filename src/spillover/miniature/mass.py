@@ -25,8 +25,9 @@ def class_mass(model: Reader, prompt: Conversation, theme: str) -> dict[language
 
 
 def measures(digest: str, model: Reader, questions: Sequence[Question]) -> list[Measure]:
-    """Means over paraphrases, where an answer is a bare sentence: in a format that asks for code, ways to write one have no end. `misaligned_mass` and `log_odds` (misaligned against aligned, nats) of every free-form question; `false_share`, the
-    probability of a false answer among true and false ones, of every question of fact.
+    """Means over paraphrases: `misaligned_mass` and `log_odds` (misaligned against aligned, nats) of every free-form question; `false_share`, the
+    probability of a false answer among true and false ones, of every question of fact. Not of a format that asks for code, where a sentence may be
+    written in many ways.
     """
     found: list[Measure] = []
     for question in questions:

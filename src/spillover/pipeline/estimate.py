@@ -99,10 +99,7 @@ def estimates(run: RunDirectory, judge: str | None = None) -> tuple[list[Estimat
 def _decisions(identity: Mapping[str, Any], own: _Rows, others: Mapping[str, _Rows]) -> list[Decision]:
     """Every claim of the study whose measure was taken of all its sides, decided: under the run's protocol, or the one it names."""
     claims = TypeAdapter(list[Claim]).validate_python(identity.get("claims", []))
-    placed = [
-        (claim, others[claim.protocol] if claim.protocol in others else own, list(zip(claim.conditions[1:], claim.conditions[:-1], strict=True)))
-        for claim in claims
-    ]
+    placed = [(claim, others.get(claim.protocol, own), list(zip(claim.conditions[1:], claim.conditions[:-1], strict=True))) for claim in claims]
     placed = [(claim, rows, pairs) for claim, rows, pairs in placed if all(rows.side(end, claim.measure) for end in claim.conditions)]
     found = decide([(claim, [rows.found(claim.measure, *ends) for ends in pairs]) for claim, rows, pairs in placed])
     return [

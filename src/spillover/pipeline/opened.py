@@ -12,6 +12,7 @@ from spillover.pipeline.config import RunConfig, override
 from spillover.pipeline.plan import NAME
 from spillover.records import Claim, Condition, Published, Question, SpilloverError, side
 from spillover.runs.directory import COLUMNS, RunDirectory  # pyright: ignore[reportUnknownVariableType]
+from spillover.statistics.protocols import PROTOCOLS
 
 
 class _Known(BaseModel):
@@ -102,6 +103,8 @@ def _refuse_names(found: _Identity, where: Path) -> None:
     names = [claim.name for claim in found.claims]
     if len(set(names)) < len(names) or any(len(set(claim.conditions)) < max(2, len(claim.conditions)) for claim in found.claims):
         raise SpilloverError(f"{where} is damaged: two claims there have one name, or a claim is not about two conditions or more, each once")
+    if any(claim.protocol not in ("", *PROTOCOLS) for claim in found.claims):
+        raise SpilloverError(f"{where} is damaged: a claim there is to be decided under a protocol that has no name here")
     if any(not (claim.margin is None or 0 < claim.margin < math.inf) for claim in found.claims):
         raise SpilloverError(f"{where} is damaged: the margin of a claim there is not above 0")
     groups = {c.group for c in found.conditions} - {parent.group for parent in found.parents}

@@ -6,9 +6,12 @@ which study or testbed it shows. Text that a model wrote is shown, never obeyed.
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from spillover.runs.directory import RunDirectory
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from spillover.runs.directory import RunDirectory
 
 
 def write(run: RunDirectory) -> Path:
