@@ -43,22 +43,8 @@ RATES = ("misaligned_rate", "coherent_rate", "task_rate")
 GATED = ("misaligned_without_gate", "misaligned_at_least", "misaligned_at_most")  # what the coherence gate does; one row a condition
 NATS = ("log_odds", "choice_nats", "pivotal_nats")  # measures in nats
 SHARES = ("misaligned_mass", "false_share", "choice_share", "pivotal_share")  # exact shares, with no answers behind them
-MEASURES = (
-    *RATES,
-    "misaligned_mass",
-    "log_odds",
-    *NATS[1:],
-    *SHARES[1:],
-    *GATED,
-)  # in the order of their rows; shares of labels, `correct=FALSE`, come after them
-CONTRASTED = (  # and shares of labels
-    "log_odds",
-    "misaligned_rate",
-    "misaligned_mass",
-    "task_rate",
-    *NATS[1:],
-    *SHARES[1:],
-)
+MEASURES = (*RATES, "misaligned_mass", "log_odds", *NATS[1:], *SHARES[1:], *GATED)  # in the order of their rows; then shares of labels, `correct=FALSE`
+CONTRASTED = ("log_odds", "misaligned_rate", "misaligned_mass", "task_rate", *NATS[1:], *SHARES[1:])  # and shares of labels
 OTHER_ESTIMANDS: tuple[tuple[Scope, Scope], ...] = (("these", "these"), ("these", "like these"), ("like these", "like these"))  # units, questions
 
 DIVERGENCE = "divergence_step of "  # before the name of a measure
@@ -219,7 +205,7 @@ class _Rows:
         row = self._row(at[-1], name, None, headline=1, **place)
         told = f"{found.method}; apart by more than {found.margin:g}{' nats' if _is_number(measure) else ''}"
         if found.step is None:
-            yield replace(row, method=f"undefined: not apart at the last step; {told}", n_units=found.n_units)
+            yield replace(row, method=f"undefined: the first is not above the second at the last step; {told}", n_units=found.n_units)
             return
         yield replace(
             row, value=float(found.step), low=None if found.high is None or found.low is None else float(found.low),
