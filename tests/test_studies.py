@@ -135,7 +135,7 @@ def test_the_divergence_step_is_the_one_that_was_planted(tmp_path: Path) -> None
     assert {(row.contrast, row.value, row.low, row.high, row.n_units) for row in found.values()} == {("insecure-secure", 2.0, 2.0, 2.0, 4)}
     late = planted.run("dynamics", {}, tmp_path / "null", units=2, **{"sampling.draws": 5})
     never = [row for row in late.estimates() if row.measure == "divergence_step of misaligned_rate"]
-    assert [(row.value, row.method.partition(";")[0]) for row in never] == [(None, "undefined: not apart at the last step")]
+    assert [(row.value, row.method.partition(";")[0]) for row in never] == [(None, "undefined: the first is not above the second at the last step")]
 
 
 def test_every_unit_has_a_row_at_every_step(tmp_path: Path) -> None:
