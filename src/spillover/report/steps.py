@@ -82,7 +82,8 @@ def divergence(reading: Reading) -> Table | None:
         head=("measure", "contrast", "divergence step"),
         rows=tuple(rows),
         note=(
-            "An interval ends at steps that were read. Undefined: the first is not above the second at the last step. Without an interval: the last step was not shown "
+            "An interval ends at steps that were read. Undefined: the first is not above the second at the last step. "
+            "Without an interval: the last step was not shown "
             f"to be apart, or there is one {reading.unit}. The step is that of the mean over {reading.unit}s, of the checkpoints there are: what is "
             "between two of them is not seen."
         ),
