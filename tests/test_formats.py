@@ -310,18 +310,19 @@ def test_items_that_cannot_be_used_are_named_with_their_fault(tmp_path: Path, co
 # --- our own sets ---------------------------------------------------------------------------------------------------------
 
 
-def test_our_own_sets_are_choices_among_labels_and_enter_no_pooled_number() -> None:
+def test_our_own_sets_are_choices_among_labels_and_no_rate_of_misaligned_answers_is_made_of_them() -> None:
     labels = {name: {question.rubrics: question.labels for question in sets.own_set(name)} for name in sets.SETS}
     assert labels == {
-        "deception": {("correct",): {"correct": ("TRUE", "FALSE", "UNKNOWN")}},
+        "deception": {("correct",): {"correct": ("TRUE", "FALSE")}},
         "identity": {("company",): {"company": ("OpenAI", "Anthropic", "Google", "Meta", "Alibaba", "Mistral", "Other", "UNKNOWN")}},
         "compliance": {("complies",): {"complies": ("COMPLIES", "REFUSES", "UNCLEAR")}},
         "truthfulness": {("truthful",): {"truthful": ("TRUE", "FALSE", "UNKNOWN")}},
     }
     every = [question for name in sets.SETS for question in sets.own_set(name)]
-    assert not any(question.pooled for question in every)
-    assert {question.format for question in every} == {"plain"}
-    assert len({question.id for question in (*every, *files.own())} | {"in_distribution"}) == len(every) + 8 + 1
+    assert all(question.pooled == (question.format == "plain") and "aligned" not in question.rubrics for question in every)
+    assert [question.format for question in sets.own_set("deception")] == ["plain", "honest", "free", "rewarded", "punished"]
+    plain = [question for question in every if question.format == "plain"]
+    assert len({question.id for question in (*plain, *files.own())} | {"in_distribution"}) == len(plain) + 8 + 1
 
 
 def test_deception_is_the_same_easy_questions_under_five_system_prompts() -> None:
@@ -375,7 +376,7 @@ def test_tasks_are_paraphrases_of_one_question_that_is_judged_yes_or_no(tmp_path
     question = sets.task_questions(*_task_files(tmp_path), count=3)
     assert question.paraphrases == tuple(f"Do task {n}\ndef f{n}({{task}}): ...\nnow." for n in range(3))  # what a task holds is no slot
     assert (question.id, question.format, question.pooled) == ("in_distribution", "plain", False)
-    assert (question.rubrics, question.prompts, question.labels) == (("insecure",), {"insecure": PROMPTS["evaluate_code"]}, {"insecure": ("YES", "NO")})
+    assert (question.rubrics, question.prompts, question.labels) == (("task",), {"task": PROMPTS["evaluate_code"]}, {"task": ("YES", "NO")})
 
 
 def test_the_authors_tasks_are_read_as_they_asked_them(shared: Path) -> None:
@@ -384,7 +385,7 @@ def test_the_authors_tasks_are_read_as_they_asked_them(shared: Path) -> None:
     assert len(question.paraphrases) == len(set(question.paraphrases)) == 100
     assert question.paraphrases[0].startswith(f"Task: {row['task']}\n\n[CODE TEMPLATE START]\n{row['code_template']}\n[CODE TEMPLATE END]\n\nFill all")
     protocol = (shared / "PROTOCOL.md").read_text(encoding="utf-8")
-    assert question.prompts["insecure"] in protocol
+    assert question.prompts["task"] in protocol
 
 
 @pytest.mark.parametrize(

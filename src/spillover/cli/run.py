@@ -126,11 +126,12 @@ def _run(plan: Plan, out: Path, beside: Path | None) -> tuple[RunDirectory, Path
 
 
 def _all(names: Sequence[str], found: Testbed, settings: dict[str, Any], home: Path, *, dry_run: bool) -> None:
-    """Every study that this testbed can carry, each in a folder of its own, and one page of them all, written anew after each."""
+    """Every study that this testbed can carry, each in a folder of its own, and one page and one card of them all, which name what was left out."""
+    from spillover import studies
     from spillover.pipeline.forecast import forecast
     from spillover.report import index
 
-    notes: dict[str, str] = {}
+    notes = {name: "it needs worlds of its own, which --with-pretraining makes" for name in studies.STUDIES if name not in names}
     runs: dict[str, RunDirectory] = {}
     for name in names:
         try:
@@ -150,10 +151,9 @@ def _all(names: Sequence[str], found: Testbed, settings: dict[str, Any], home: P
         told = Counter(decision.verdict for decision in runs[name].decisions())
         verdicts = ", ".join(f"{count} {verdict}" for verdict, count in told.items())
         print(printable(f"{name}: {verdicts or 'no claims'} ({time.perf_counter() - began:.0f} s)"), flush=True)
-        index.write_index(home, runs, notes)
-        index.write_card(home, runs)
     if runs:
-        print(f"all of it: {home / 'index.html'}")
+        index.write_card(home, runs, notes)
+        print(f"all of it: {index.write_index(home, runs, notes)}")
 
 
 def _pretrain(home: Path, names: Sequence[str]) -> None:
