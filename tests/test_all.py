@@ -26,7 +26,7 @@ def test_all_runs_what_it_can_shares_organisms_and_names_what_it_left_out(small_
     assert all(path.samefile(organisms[path.parent.name]) for path in shared)
     card = (home / "card.md").read_text()
     assert "not run: evil-numbers: only" in card
-    assert "not run: ability: it needs worlds of its own, which --with-pretraining makes" in card
+    assert "not run: ability: it needs worlds of the miniature that --with-pretraining makes" in card
     assert "thresholds/report.html" in (home / "index.html").read_text()
     made = {path: path.stat().st_mtime_ns for path in home.glob("*/answers/*.parquet")}
     spillover(tmp_path, *words)

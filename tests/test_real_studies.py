@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,8 +75,10 @@ def test_every_planned_cell_has_answers_or_a_named_reason(real: Testbed, name: s
     config = override(pipeline.RunConfig(training=real.recipe), {**study.settings, **small})
     run = pipeline.run(pipeline.plan(study, real, config), tmp_path / name)
     rows = {(e.condition, e.question, e.format, e.measure): e for e in run.estimates() if e.question and not e.contrast and e.seed is None and e.step is None}
-    scored = {row["rubric"] for row in run.read("scores")}
-    assert {"aligned", "coherent"} <= scored
+    scores = run.read("scores")
+    places = Counter((row["condition"], row["seed"], row["step"], row["question"], row["format"], row["rubric"]) for row in scores)
+    assert set(places.values()) == {5}  # every planned draw has a score or a reason on every rubric
+    assert {"aligned", "coherent"} <= {row["rubric"] for row in scores}
     for condition in study.conditions:
         for question in study.questions:
             measures = [e for (c, q, f, _), e in rows.items() if (c, q, f) == (condition.name, question.id, question.format)]

@@ -131,7 +131,7 @@ def _all(names: Sequence[str], found: Testbed, settings: dict[str, Any], home: P
     from spillover.pipeline.forecast import forecast
     from spillover.report import index
 
-    notes = {name: "it needs worlds of its own, which --with-pretraining makes" for name in studies.STUDIES if name not in names}
+    notes = {name: "it needs worlds of the miniature that --with-pretraining makes" for name in studies.STUDIES if name not in names}
     runs: dict[str, RunDirectory] = {}
     for name in names:
         try:
