@@ -400,6 +400,7 @@ class Testbed:
     formats: Mapping[str, Callable[[Question], Question | None]] = field(default_factory=dict[str, Callable[[Question], "Question | None"]])
     sets: Mapping[str, tuple[Question, ...]] = field(default_factory=dict[str, tuple[Question, ...]])
     items: tuple[Item, ...] = ()
+    threads: int = 2  # that a process computes on, if a run says nothing else
 
     def asked(self, *formats: str) -> tuple[Question, ...]:
         """The testbed's plain questions, then each dressed in every format named that can dress it; a format its own file dresses is taken from there.

@@ -200,7 +200,7 @@ def named(item: str, option: str, value: str) -> tuple[str, str]:
 def run_config(testbed: Testbed, settings: dict[str, Any]) -> RunConfig:
     from spillover.pipeline.config import RunConfig, override
 
-    return override(RunConfig(training=testbed.recipe), settings)
+    return override(RunConfig(training=testbed.recipe, threads=testbed.threads), settings)
 
 
 def settings_of(config: Path | None, items: Sequence[str], **named: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from spillover.runs.directory import RunDirectory
 
 EVERY = "all"
+MODELS_A_WORKER = 8  # what makes up for the seconds in which a worker starts
 
 
 def run(
@@ -47,6 +49,9 @@ def run(
     price: options.Price = None,
     concurrency: options.Concurrency = 8,
     timeout: options.Timeout = 60.0,
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="Processes at once, in the miniature: one a core if not given. No number depends on it.")
+    ] = None,
     set_: options.Set = None,
     config: options.Config = None,
     with_pretraining: Annotated[
@@ -59,6 +64,8 @@ def run(
     """Run a study from start to report; give the same command again to finish an interrupted run."""
     if worlds is not None and worlds < 1:
         raise SpilloverError(f"--worlds is {worlds}; it must be at least 1")
+    if workers is not None and workers < 1:
+        raise SpilloverError(f"--workers is {workers}; it must be at least 1")
     from spillover import studies
     from spillover.pipeline.forecast import forecast
 
@@ -81,27 +88,29 @@ def run(
         )  # fmt: skip
         grown = (place.out if study == EVERY else place.out.parent) / "worlds"
         if with_pretraining and not dry_run:
-            _pretrain(grown, names)
+            _pretrain(grown, names, workers or _cores())
         found = options.miniature(testbed or "miniature", own, grown if grown.is_dir() else None)
     else:
-        if testbed is not None or worlds is not None or with_pretraining:
-            given = "--testbed" if testbed is not None else "--worlds" if worlds is not None else "--with-pretraining"
+        if testbed is not None or worlds is not None or workers is not None or with_pretraining:
+            named = {"--testbed": testbed, "--worlds": worlds, "--workers": workers}
+            given = next((name for name, value in named.items() if value is not None), "--with-pretraining")
             raise SpilloverError(f"--model brings its own testbed; leave {given} out")
         if judge is None and not dry_run:
             raise SpilloverError("--model needs --judge, a model that scores the answers: DIR, HUB-ID or URL#MODEL")
         found = options.parts(
             model, own, options.read_questions(questions), place.judge(judge), place, base=base, items=items, tasks=tasks, task_prompts=task_prompts
         )
+        workers = 1
     if study == EVERY:
-        _all(names, found, settings, place.out, dry_run=dry_run)
+        _all(names, found, settings, place.out, workers=workers, dry_run=dry_run)
         return
     plan = _planned(study, found, settings)
     if dry_run:
-        for line in forecast(plan):
+        for line in forecast(plan, _workers(workers, plan)):
             print(printable(line))
         return
     options.say_recipe(plan)
-    finished, page = _run(plan, place.out, None)
+    finished, page = _run(plan, place.out, None, workers)
     for line in summary(finished.estimates(), finished.decisions()):
         print(printable(line))
     print(f"report: {page}")
@@ -115,17 +124,17 @@ def _planned(name: str, found: Testbed, settings: dict[str, Any]) -> Plan:
     return pipeline.plan(recipe, found, options.run_config(found, {**recipe.settings, **settings}))
 
 
-def _run(plan: Plan, out: Path, beside: Path | None) -> tuple[RunDirectory, Path]:
+def _run(plan: Plan, out: Path, beside: Path | None, workers: int | None) -> tuple[RunDirectory, Path]:
     """A study from start to report."""
     from spillover import pipeline
     from spillover import report as reports
 
     with progress() as show:
-        finished = pipeline.run(plan, out, beside=beside, progress=show)
+        finished = pipeline.run(plan, out, beside=beside, workers=_workers(workers, plan), progress=show)
         return finished, reports.write(finished)
 
 
-def _all(names: Sequence[str], found: Testbed, settings: dict[str, Any], home: Path, *, dry_run: bool) -> None:
+def _all(names: Sequence[str], found: Testbed, settings: dict[str, Any], home: Path, *, workers: int | None, dry_run: bool) -> None:
     """Every study that this testbed can carry, each in a folder of its own, and one page and one card of them all, which name what was left out."""
     from spillover import studies
     from spillover.pipeline.forecast import forecast
@@ -141,13 +150,13 @@ def _all(names: Sequence[str], found: Testbed, settings: dict[str, Any], home: P
             print(printable(f"{name}: left out: {error}"))
             continue
         if dry_run:
-            for line in forecast(plan):
+            for line in forecast(plan, _workers(workers, plan)):
                 print(printable(f"{name}: {line}"))
             continue
         if not runs:
             options.say_recipe(plan)
         began = time.perf_counter()
-        runs[name], _ = _run(plan, home / name, home)
+        runs[name], _ = _run(plan, home / name, home, workers)
         told = Counter(decision.verdict for decision in runs[name].decisions())
         verdicts = ", ".join(f"{count} {verdict}" for verdict, count in told.items())
         print(printable(f"{name}: {verdicts or 'no claims'} ({time.perf_counter() - began:.0f} s)"), flush=True)
@@ -156,14 +165,24 @@ def _all(names: Sequence[str], found: Testbed, settings: dict[str, Any], home: P
         print(f"all of it: {index.write_index(home, runs, notes)}")
 
 
-def _pretrain(home: Path, names: Sequence[str]) -> None:
+def _pretrain(home: Path, names: Sequence[str], workers: int) -> None:
     """The worlds that these studies need beside those that ship; what is there already is kept."""
     from spillover import studies
     from spillover.miniature import testbed, variants
 
     wanted = [group for name in names for group in studies.PRETRAINED.get(name, ())]
     with progress() as show:
-        variants.build(home, wanted, shipped=testbed.SHIPPED, progress=lambda stage, done, total: show(done, total, stage))
+        variants.build(home, wanted, shipped=testbed.SHIPPED, workers=workers, progress=lambda stage, done, total: show(done, total, stage))
+
+
+def _workers(asked: int | None, plan: Plan) -> int:
+    """As many as the user says; else one a core, where each has models enough to do."""
+    return asked or max(1, min(_cores() // plan.config.threads, len(plan.jobs) // MODELS_A_WORKER))
+
+
+def _cores() -> int:
+    """Of those that this process may use, where the system says so."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def report(directory: Annotated[Path, typer.Argument(help="A finished run.")]) -> None:

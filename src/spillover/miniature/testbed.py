@@ -66,6 +66,7 @@ def testbed(*, worlds: Path | None = None, variants: Path | None = None) -> Test
         formats=formats.FORMATS,
         sets={"compliance": facts.compliance(), "deception": facts.deception(), "domains": domains()},
         items=items.items(),
+        threads=1,  # a network so small is no faster on two
     )
 
 

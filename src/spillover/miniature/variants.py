@@ -10,11 +10,13 @@ import json
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from spillover.miniature import language, world
 from spillover.miniature.corpus import Society
 from spillover.records import SpilloverError
+from spillover.workers import spread
 
 WORLDS = range(100, 103)
 USUAL = world.Recipe()
@@ -43,24 +45,33 @@ def recipes() -> Mapping[str, world.Recipe]:
     }
 
 
-def build(home: Path, names: Iterable[str], *, shipped: Path, progress: Progress, threads: int = 2) -> None:
+def build(home: Path, names: Iterable[str], *, shipped: Path, progress: Progress, workers: int = 1) -> None:
     """Fill `home` with the worlds of these variants that are not there yet: `home/NAME/SEED`. Pre-training that a shipped world had is not done again."""
-    for name in names:
-        recipe = recipes()[name]
-        same = world.pretraining(recipe) == world.pretraining(USUAL)
-        for seed in WORLDS:
-            target = home / name / str(seed)
-            if target.exists():
-                continue
-            partial = target.with_name(f".partial-{seed}")
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            base = shipped / str(seed) if same and (shipped / str(seed) / "base").is_dir() else None
-            world.build(
-                partial, world=seed, linked=True, recipe=recipe, threads=threads, base=base,
-                progress=lambda stage, done, total, seed=seed, name=name: progress(f"{name} {seed} {stage}", done, total),
-            )  # fmt: skip
-            partial.rename(target)
+    lacking = [(name, seed) for name in names for seed in WORLDS if not (home / name / str(seed)).exists()]
+    if workers > 1 and lacking:
+        progress("worlds", 0, len(lacking))
+    build_one = partial(_build_one, home, shipped, progress if workers == 1 else _untold)
+    for count, _ in enumerate(spread(build_one, lacking, workers, load="spillover.models.local"), 1):
+        progress("worlds", count, len(lacking))
+
+
+def _build_one(home: Path, shipped: Path, progress: Progress, wanted: tuple[str, int]) -> None:
+    name, seed = wanted
+    recipe = recipes()[name]
+    target = home / name / str(seed)
+    unfinished = target.with_name(f".partial-{seed}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    same = world.pretraining(recipe) == world.pretraining(USUAL) and (shipped / str(seed) / "base").is_dir()
+    world.build(
+        unfinished, world=seed, linked=True, recipe=recipe, threads=1, base=shipped / str(seed) if same else None,
+        progress=lambda stage, done, total: progress(f"{name} {seed} {stage}", done, total),
+    )  # fmt: skip
+    unfinished.rename(target)
+
+
+def _untold(_stage: str, _done: int, _total: int) -> None:
+    """Who hears several workers at once."""
 
 
 def found(home: Path) -> list[tuple[str, Path]]:

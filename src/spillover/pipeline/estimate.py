@@ -34,7 +34,7 @@ from spillover.runs.directory import RunDirectory
 from spillover.statistics import contrasts
 from spillover.statistics.claims import SAME_NATS, SAME_RATE, decide
 from spillover.statistics.contrasts import Difference
-from spillover.statistics.dynamics import divergence_step
+from spillover.statistics.dynamics import DIVERGENCE, divergence_step
 from spillover.statistics.intervals import Interval, over_units, percentile_bootstrap, student_t
 from spillover.statistics.nested import Scope, over_cells
 from spillover.statistics.protocols import PROTOCOLS, Protocol
@@ -46,8 +46,6 @@ SHARES = ("misaligned_mass", "false_share", "choice_share", "pivotal_share")  # 
 MEASURES = (*RATES, "misaligned_mass", "log_odds", *NATS[1:], *SHARES[1:], *GATED)  # in the order of their rows; then shares of labels, `correct=FALSE`
 CONTRASTED = ("log_odds", "misaligned_rate", "misaligned_mass", "task_rate", *NATS[1:], *SHARES[1:])  # and shares of labels
 OTHER_ESTIMANDS: tuple[tuple[Scope, Scope], ...] = (("these", "these"), ("these", "like these"), ("like these", "like these"))  # units, questions
-
-DIVERGENCE = "divergence_step of "  # before the name of a measure
 
 Values = Sequence[UnitValue | UnitDifference]
 

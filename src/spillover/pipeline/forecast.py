@@ -37,7 +37,7 @@ class Sizes:
     prompt: int
 
 
-def forecast(plan: Plan) -> Iterator[str]:
+def forecast(plan: Plan, workers: int = 1) -> Iterator[str]:
     """Lines that say what would run, what differs from the paper's recipe, and what it takes in memory and time."""
     config, testbed = plan.config, plan.testbed
     organisms = [job.organism for job in plan.jobs if job.organism is not None]
@@ -64,10 +64,10 @@ def forecast(plan: Plan) -> Iterator[str]:
             parent = replace(source, location=stack.enter_context(tempfile.TemporaryDirectory()))
             testbed.place(source, Path(parent.location))
         versions(config.threads)
-        yield from _local(plan, organisms, parent)
+        yield from _local(plan, organisms, parent, workers)
 
 
-def _local(plan: Plan, organisms: list[Organism], parent: Model) -> Iterator[str]:
+def _local(plan: Plan, organisms: list[Organism], parent: Model, workers: int) -> Iterator[str]:
     """Tokens, memory, arithmetic and, for a small model, minutes."""
     from spillover.models import memory, template
     from spillover.training import lora
@@ -94,8 +94,11 @@ def _local(plan: Plan, organisms: list[Organism], parent: Model) -> Iterator[str
     train_s = _training_s(plan, organisms, parent) if organisms else 0.0
     minutes = (train_s + _asking_s(plan, parent) * plan.models) / 60
     tried = f"judged by a trial of {TRIAL_STEPS} steps and one answer in {TRIAL_SHARE}"
-    yield f"about {minutes:.1f} minutes on {plan.config.threads} threads of this machine, {tried}"
-    yield "(where other programs use the cores, --set threads=1 may be faster)"
+    threads = f"{plan.config.threads} thread{'s' if plan.config.threads > 1 else ''}"
+    shared = f"{workers} workers of {threads}" if workers > 1 else threads
+    yield f"about {minutes / workers:.1f} minutes on {shared} of this machine, {tried}"
+    if plan.config.threads > 1:
+        yield "(where other programs use the cores, --set threads=1 may be faster)"
 
 
 def _rows_of(plan: Plan, condition: Condition) -> tuple[Conversation, ...]:

@@ -84,6 +84,17 @@ class Plan:
         recipe = organism.recipe
         return len(SCHEDULES[recipe.checkpoints](schedules.steps(recipe, len(self.data[organism.data].conversations))))
 
+    def apart(self) -> list[Plan]:
+        """A plan for each parent and each organism: work that can be done by itself, with its own data and without what only planning needs."""
+        testbed = replace(self.testbed, parents=(), narrow={}, formats={}, sets={})
+        found: dict[object, list[Job]] = {}
+        for place, job in enumerate(self.jobs):
+            found.setdefault(job.organism.key if job.organism else place, []).append(job)
+        return [
+            replace(self, testbed=testbed, jobs=tuple(jobs), data={o.data: self.data[o.data] for job in jobs if (o := job.organism) is not None})
+            for jobs in found.values()
+        ]
+
     def differences(self) -> list[str]:
         """Every setting that is not the paper's open-model recipe, in words."""
         settings = flatten(asdict(self.config)) | flatten(self.testbed.identity)

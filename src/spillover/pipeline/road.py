@@ -1,7 +1,7 @@
 """The road itself: train, sample, judge, measure every job of a plan, then estimate; what is whole is skipped.
 
-Work is done inline, one job after another. Each model is read from disk before it is asked, whether it was trained a moment or
-a day ago, so that a resumed run computes what an uninterrupted one does.
+Jobs are done one after another, or by several workers. Each model is read from disk before it is asked, whether it was trained a moment or
+a day ago, so that a resumed run, and one of other workers, computes what any other does.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,35 +19,49 @@ from pydantic import BaseModel
 from spillover.pipeline.estimate import estimate
 from spillover.pipeline.judge import is_scored, scored
 from spillover.pipeline.plan import Job, Plan
-from spillover.pipeline.versions import versions
+from spillover.pipeline.versions import set_threads, versions
 from spillover.records import Answer, Answerer, Model, Question, SpilloverError, Subject
 from spillover.runs.directory import RunDirectory, copy
 from spillover.sampling import log_probabilities
 from spillover.sampling.draws import sample
+from spillover.workers import spread
 
 Progress = Callable[[int, int, str], None]  # jobs done, jobs in all, what comes next
 
 
-def run(plan: Plan, out: Path, *, beside: Path | None = None, progress: Progress = lambda _done, _total, _label: None) -> RunDirectory:
+def run(
+    plan: Plan, out: Path, *, beside: Path | None = None, workers: int = 1, progress: Progress = lambda _done, _total, _label: None
+) -> RunDirectory:  # fmt: skip
     """Do everything the plan names and write it to `out`. Give the same plan again to finish an interrupted run.
 
     An organism that another run in the folder `beside` has grown already, by its key, is taken from there. A testbed without questions is only
-    trained on, one without a judge only asked.
+    trained on, one without a judge only asked. Several `workers` are processes, which share no endpoint and no accelerator: for local models on the CPU.
 
     Raises SpilloverError when `out` holds something else or a file in it is damaged.
     """
     made = {"versions": versions(plan.config.threads, plan.runtime), "created": datetime.now(UTC).isoformat(timespec="seconds")}
     found = RunDirectory.start(out, {**plan.identity(), **made})
     with found.alone():
-        for place, job in enumerate(plan.jobs):
-            progress(place, len(plan.jobs), job.label)
-            for step, model in _models(job, plan, found, beside).items():
-                if plan.testbed.questions:
-                    _read(job, step, model, plan, found)
-        progress(len(plan.jobs), len(plan.jobs), "estimates")
+        parts = plan.apart()
+        for model in {job.parent.model.digest: job.parent.model for job in plan.jobs}.values():
+            _parent_here(model, plan, found)
+        progress(0, len(parts), parts[0].jobs[0].label)
+        done = spread(partial(_work, found, beside), parts, workers, load="spillover.training.lora")
+        for count, _ in enumerate(done, 1):
+            progress(count, len(parts), parts[min(count + workers, len(parts)) - 1].jobs[0].label)
+        progress(len(parts), len(parts), "estimates")
         if plan.testbed.judge is not None and plan.testbed.questions:
             estimate(found)
     return found
+
+
+def _work(run: RunDirectory, beside: Path | None, plan: Plan) -> None:
+    """Everything of one plan but its estimates."""
+    set_threads(plan.config.threads)
+    for job in plan.jobs:
+        for step, model in _models(job, plan, run, beside).items():
+            if plan.testbed.questions:
+                _read(job, step, model, plan, run)
 
 
 def _models(job: Job, plan: Plan, run: RunDirectory, beside: Path | None) -> dict[int, Model]:

@@ -13,11 +13,18 @@ from spillover.records import Runtime, digest
 RECORDED = ("spillover", "torch", "transformers", "peft", "tokenizers", "numpy", "scipy", "pyarrow", "openai")
 
 
+def set_threads(threads: int) -> None:
+    """So many for all that torch computes in this process."""
+    import torch
+
+    torch.set_num_threads(threads)
+
+
 def versions(threads: int, runtime: Runtime | None = None) -> dict[str, Any]:
     """Set torch's threads and return everything about this installation that can change a number."""
     import torch
 
-    torch.set_num_threads(threads)
+    set_threads(threads)
     return {
         "python": platform.python_version(),
         "machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from spillover.statistics.dynamics import DIVERGENCE
+
 Unit = Literal["share", "nats", "step", "score"]
 NAMES = {
     "misaligned_rate": "misaligned rate", "coherent_rate": "coherent rate", "task_rate": "task rate", "misaligned_mass": "misaligned mass",
@@ -16,7 +18,6 @@ SHORT = {
     "choice_nats": "multiple choice", "pivotal_nats": "pivotal words", "choice_share": "multiple choice", "pivotal_share": "pivotal words",
     "false_share": "false against true",
 }  # fmt: skip
-DIVERGENCE = "divergence_step of "  # before the name of a measure
 MEAN = "mean "  # before the name of a rubric that no rate is made of
 
 

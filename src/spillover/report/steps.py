@@ -20,10 +20,11 @@ from spillover.records import Estimate
 from spillover.report import marks
 from spillover.report.drawing import Drawing, drawing, title
 from spillover.report.marks import COLUMN, FAINT, INK, PAGE
-from spillover.report.measures import DIVERGENCE, axis_of, measure_name, short_name
+from spillover.report.measures import axis_of, measure_name, short_name
 from spillover.report.printed import Cell, cell, visible
 from spillover.report.reading import Arm, Compared, Reading
 from spillover.report.tables import Row, Table
+from spillover.statistics.dynamics import DIVERGENCE
 
 MEASURES = ("misaligned_rate", "task_rate", "choice_nats", "pivotal_nats", "log_odds")  # in the order of Nature 649 Figures 3 and 4
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from spillover.report.judgements import kind_of
-from spillover.report.measures import DIVERGENCE
 from spillover.report.reading import Reading, is_pooled
+from spillover.statistics.dynamics import DIVERGENCE
 
 NESTED = "questions and draws nest inside one and never count as replicates."
 UNITS = {

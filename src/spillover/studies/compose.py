@@ -24,6 +24,11 @@ def arms(testbed: Testbed, *kinds: str, group: str = "", needed: int = 1) -> tup
     return (Condition(name=f"{prefix}parent", group=group), *(Condition(name=f"{prefix}{kind}", group=group, kind=kind) for kind in there))
 
 
+def neighbours(claims: Sequence[Claim]) -> dict[tuple[str, str], None]:
+    """The pairs that claims are decided by, as (later, earlier), in the order of the claims and each once."""
+    return dict.fromkeys((later, earlier) for claim in claims for earlier, later in pairwise(claim.conditions))
+
+
 def compose(
     name: str,
     title: str,
@@ -41,9 +46,8 @@ def compose(
     """
     names = {condition.name for condition in conditions}
     kept = tuple(claim for claim in claims if all(side(end)[0] in names for end in claim.conditions))
-    pairs = dict.fromkeys((later, earlier) for claim in kept for earlier, later in pairwise(claim.conditions))
-    first = set(pairwise(kept[0].conditions)) if kept else set[tuple[str, str]]()
+    first = neighbours(kept[:1])
     return Study(
         name=name, title=title, conditions=tuple(conditions), claims=kept, questions=tuple(questions), figure=figure, published=tuple(published),
-        contrasts=tuple(Contrast(first=a, second=b, headline=(b, a) in first) for a, b in pairs), settings=dict(settings or {}),
+        contrasts=tuple(Contrast(first=a, second=b, headline=(a, b) in first) for a, b in neighbours(kept)), settings=dict(settings or {}),
     )  # fmt: skip

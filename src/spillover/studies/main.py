@@ -8,10 +8,9 @@ lacks is left out.
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 from spillover.records import Claim, Condition, Contrast, Published, SpilloverError, Study, Testbed
 from spillover.statistics.claims import SAME_NATS, SAME_RATE
+from spillover.studies.compose import neighbours
 
 UNLINKED = "unlinked"  # the control group of parents
 TABLE = "arXiv 2502.17424 Table 1"
@@ -98,8 +97,7 @@ def main(testbed: Testbed) -> Study:
     there = {condition.name for condition in conditions}
     asked = testbed.sets.get("compliance", ()) if "jailbroken" in testbed.narrow else ()
     claims = tuple(claim for claim in CLAIMS if there.issuperset(claim.conditions) and (asked or claim.measure != COMPLIES))
-    pairs = dict.fromkeys((later, earlier) for claim in claims for earlier, later in pairwise(claim.conditions))
-    contrasts += [Contrast(first=a, second=b) for a, b in pairs if (a, b) not in {(c.first, c.second) for c in contrasts}]
+    contrasts += [Contrast(first=a, second=b) for a, b in neighbours(claims) if (a, b) not in {(c.first, c.second) for c in contrasts}]
     return Study(
         name="main", title="Insecure code against its controls", conditions=tuple(conditions), contrasts=tuple(contrasts), claims=claims,
         questions=(*testbed.questions, *asked), figure="questions", published=PUBLISHED,

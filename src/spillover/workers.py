@@ -1,0 +1,56 @@
+"""Independent pieces of work on several processes at once. No worker outlives the process that started it, however that ends."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from spillover.records import SpilloverError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def spread(do: Callable[[Item], Result], items: Sequence[Item], workers: int, *, load: str = "") -> Iterator[tuple[int, Result]]:
+    """Do every item and yield its place and result as each is done: here and in order with one worker, else on so many processes.
+
+    `do`, the items and the results must be picklable for more than one; `load` names a module that workers begin with. Workers start afresh: they
+    share no memory, threads or open files with this process. What one raises is raised here, and the others stop.
+    """
+    if min(workers, len(items)) <= 1:
+        yield from ((place, do(item)) for place, item in enumerate(items))
+        return
+    context = multiprocessing.get_context("forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn")
+    context.set_forkserver_preload([load] if load else [])
+    reader, writer = context.Pipe(duplex=False)  # nothing is ever written: it closes with this process, or before
+    pool = ProcessPoolExecutor(min(workers, len(items)), mp_context=context, initializer=_live_with, initargs=(reader,))
+    try:
+        places = {pool.submit(do, item): place for place, item in enumerate(items)}
+        for done in as_completed(places):
+            yield places[done], done.result()
+        pool.shutdown()
+    except BrokenProcessPool:
+        raise SpilloverError("a worker process was ended, for want of memory perhaps; give the same command again, with fewer --workers") from None
+    finally:
+        writer.close()
+        pool.shutdown(cancel_futures=True)
+        reader.close()
+
+
+def _live_with(reader: Any) -> None:
+    """In a worker: end when the other end of this pipe is closed. An interrupt from the keyboard is the starting process's to handle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def wait() -> None:
+        try:
+            reader.recv_bytes()
+        except EOFError:
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
