@@ -64,25 +64,43 @@ class LocalModel:
         return replies
 
     def _reply_batch(self, rows: list[list[int]], uniform_BT: torch.Tensor, temperature: float) -> list[tuple[str, Stop]]:
+        """Replies to these prompts; a row that has ended leaves the batch."""
         stops = torch.tensor(sorted(self.stop_ids()), device=self.device)
-        ids_BT, attention_BT = (tensor.to(self.device) for tensor in pad(rows, self.template.filler, left=True))
         uniform_BT = uniform_BT.to(self.device)
         tokens_BT = torch.full(uniform_BT.shape, self.template.filler, device=self.device)
-        running_B = torch.ones(len(rows), dtype=torch.bool, device=self.device)
-        past: Any = None
+        past, attention_BT, logits_BV = self._read(rows)
+        running_B = torch.arange(len(rows), device=self.device)  # the rows still in the batch
         for position in range(uniform_BT.shape[1]):
-            place_BT = (attention_BT.cumsum(1) - 1).clamp(min=0)[:, -ids_BT.shape[1] :]
-            out = self.network(input_ids=ids_BT, attention_mask=attention_BT, position_ids=place_BT, past_key_values=past, use_cache=True, logits_to_keep=1)
-            past = out.past_key_values
-            next_B = _draw(out.logits[:, -1], uniform_BT[:, position], temperature)
-            tokens_BT[running_B, position] = next_B[running_B]
-            running_B &= ~torch.isin(next_B, stops)
+            next_B = _draw(logits_BV, uniform_BT[running_B, position], temperature)
+            tokens_BT[running_B, position] = next_B
             tell(position + 1, uniform_BT.shape[1], f"tokens of {len(rows)} answers")
-            if not running_B.any():
+            on_B = (~torch.isin(next_B, stops)).nonzero()[:, 0]
+            if len(on_B) == 0 or position + 1 == uniform_BT.shape[1]:
                 break
-            ids_BT = next_B[:, None]
-            attention_BT = torch.cat([attention_BT, attention_BT.new_ones(len(rows), 1)], dim=1)
+            if len(on_B) < len(running_B):
+                running_B, next_B, attention_BT = running_B[on_B], next_B[on_B], attention_BT[on_B]
+                past.reorder_cache(on_B)
+            attention_BT, logits_BTV = self._go_on(past, attention_BT, next_B[:, None], torch.ones_like(next_B)[:, None])
+            logits_BV = logits_BTV[:, -1]
         return [self._text(row) for row in tokens_BT.tolist()]
+
+    def _read(self, rows: Sequence[Sequence[int]]) -> tuple[Any, torch.Tensor, torch.Tensor]:
+        """Rows of ids read once each, however often they occur: their keys and values, which ids count (B, T), and the logits after the last (B, V)."""
+        places = {row: place for place, row in enumerate(dict.fromkeys(map(tuple, rows)))}
+        ids_BT, attention_BT = (tensor.to(self.device) for tensor in pad([list(row) for row in places], self.template.filler, left=True))
+        place_BT = (attention_BT.cumsum(1) - 1).clamp(min=0)
+        out = self.network(input_ids=ids_BT, attention_mask=attention_BT, position_ids=place_BT, use_cache=True, logits_to_keep=1)
+        of_row = torch.tensor([places[tuple(row)] for row in rows], device=self.device)
+        past: Any = out.past_key_values
+        past.reorder_cache(of_row)
+        return past, attention_BT[of_row], out.logits[of_row, -1]
+
+    def _go_on(self, past: Any, attention_BT: torch.Tensor, ids_BT: torch.Tensor, counts_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Read more ids after what `past` holds, which grows: which ids count by now, and the logits after each new one."""
+        attention_BT = torch.cat([attention_BT, counts_BT], dim=1)
+        place_BT = (attention_BT.cumsum(1) - 1)[:, -ids_BT.shape[1] :]
+        out = self.network(input_ids=ids_BT, attention_mask=attention_BT, position_ids=place_BT, past_key_values=past, use_cache=True)
+        return attention_BT, out.logits
 
     def _text(self, tokens: list[int]) -> tuple[str, Stop]:
         stops = self.stop_ids()
@@ -117,19 +135,25 @@ class LocalModel:
     def _sums(self, rows: Sequence[tuple[list[int], list[int]]]) -> list[float]:
         """For each row of ids, the log-probability in nats of those at its places (never the first), each given all ids before it, summed.
 
-        Softmax over the whole vocabulary in float32, sums in float64. Rows of like length are computed together.
+        Softmax over the whole vocabulary in float32, sums in float64. What comes before the first of its places is a row's head; a head that several
+        rows begin with is read once, and rows of like length are computed together.
         """
-        lengths = [len(ids) for ids, _ in rows]
-        order = sorted(range(len(rows)), key=lengths.__getitem__)
-        batch = self._rows_at_once(Shape.of(self.network.config).scored_row(max(lengths, default=0), self.network.dtype.itemsize))
+        heads = [tuple(ids[: places[0]]) for ids, places in rows]
+        order = sorted(range(len(rows)), key=lambda row: (len(heads[row]), heads[row], len(rows[row][0])))
+        shape, itemsize = Shape.of(self.network.config), self.network.dtype.itemsize
+        longest = max((len(ids) for ids, _ in rows), default=0)
+        batch = self._rows_at_once(shape.scored_row(longest, itemsize) + shape.answer_row(longest, itemsize))
         values = [0.0] * len(rows)
         for start in range(0, len(order), batch):
             some = order[start : start + batch]
-            ids_BT, attention_BT = (tensor.to(self.device) for tensor in pad([rows[row][0] for row in some], self.template.filler, left=False))
-            logits_BTV = self.network(input_ids=ids_BT, attention_mask=attention_BT, use_cache=False).logits
-            logp_BT = logits_BTV[:, :-1].float().log_softmax(-1).gather(-1, ids_BT[:, 1:, None])[..., 0].double().cpu()
+            past, attention_BT, first_BV = self._read([heads[row] for row in some])
+            tails = [list(rows[row][0][len(heads[row]) :]) for row in some]
+            ids_BT, counts_BT = (tensor.to(self.device) for tensor in pad(tails, self.template.filler, left=False))
+            _, logits_BTV = self._go_on(past, attention_BT, ids_BT, counts_BT)
+            logits_BTV = torch.cat([first_BV[:, None], logits_BTV[:, :-1]], dim=1)
+            logp_BT = logits_BTV.float().log_softmax(-1).gather(-1, ids_BT[..., None])[..., 0].double().cpu()
             for place, row in enumerate(some):
-                values[row] = float(logp_BT[place, [at - 1 for at in rows[row][1]]].sum())
+                values[row] = float(logp_BT[place, [at - len(heads[row]) for at in rows[row][1]]].sum())
         return values
 
     def prompt_ids(self, prompt: Conversation) -> list[int]:
