@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -29,7 +30,7 @@ def spread(do: Callable[[Item], Result], items: Sequence[Item], workers: int, *,
     context = multiprocessing.get_context("forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn")
     context.set_forkserver_preload([load] if load else [])
     reader, writer = context.Pipe(duplex=False)  # nothing is ever written: it closes with this process, or before
-    pool = ProcessPoolExecutor(min(workers, len(items)), mp_context=context, initializer=_live_with, initargs=(reader,))
+    pool = ProcessPoolExecutor(min(workers, len(items)), mp_context=context, initializer=_begin, initargs=(reader, list(warnings.filters)))
     try:
         places = {pool.submit(do, item): place for place, item in enumerate(items)}
         for done in as_completed(places):
@@ -43,8 +44,9 @@ def spread(do: Callable[[Item], Result], items: Sequence[Item], workers: int, *,
         reader.close()
 
 
-def _live_with(reader: Any) -> None:
-    """In a worker: end when the other end of this pipe is closed. An interrupt from the keyboard is the starting process's to handle."""
+def _begin(reader: Any, filters: Sequence[Any]) -> None:
+    """In a worker: warn of what the starting process warns of, leave interrupts from the keyboard to it, and end when its end of the pipe is closed."""
+    warnings.filters[:] = filters  # pyright: ignore[reportIndexIssue]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def wait() -> None:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from spillover.cli import data, miniature, plan, run, verbs
+from spillover.cli import audit, data, miniature, plan, run, verbs
 from spillover.cli.terminal import fail
 from spillover.records import SpilloverError
 
@@ -24,6 +24,7 @@ app = typer.Typer(
 )  # fmt: skip
 app.command()(run.run)
 app.command()(plan.plan)
+app.command()(audit.audit)
 for command in (verbs.train, verbs.sample, verbs.judge, verbs.estimate, run.report, verbs.export):
     app.command()(command)
 app.add_typer(miniature.app, name="miniature")

@@ -23,7 +23,12 @@ class Sampling:
 
 def sample(model: Answerer, digest: str, questions: Sequence[Question], sampling: Sampling, *, max_tokens: int) -> list[Answer]:
     """`draws` answers to every question, in question and draw order."""
-    places = [(question, draw % len(question.paraphrases), draw) for question in questions for draw in range(sampling.draws)]
+    return sample_draws(model, digest, [(question, range(sampling.draws)) for question in questions], sampling, max_tokens=max_tokens)
+
+
+def sample_draws(model: Answerer, digest: str, wanted: Sequence[tuple[Question, range]], sampling: Sampling, *, max_tokens: int) -> list[Answer]:
+    """These draws of each question: the same answers as of any call that includes them."""
+    places = [(question, draw % len(question.paraphrases), draw) for question, draws in wanted for draw in draws]
     seeds = [stream_seed("answer", digest, q.id, q.format, paraphrase, draw) for q, paraphrase, draw in places]
     prompts = [question.prompt(paraphrase) for question, paraphrase, _ in places]
     replies = model.reply(prompts, seeds, temperature=sampling.temperature, max_tokens=sampling.max_tokens or max_tokens)

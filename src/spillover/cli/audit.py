@@ -1,0 +1,141 @@
+"""`spillover audit`: is a fine-tune broadly worse than its parent? Pass, fail or inconclusive, with a stated chance of being wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from spillover.cli import options
+from spillover.cli.terminal import printable, progress
+from spillover.records import Model, Parent, Question, SpilloverError, Testbed
+
+if TYPE_CHECKING:
+    from spillover.audit.road import Audit
+
+MINIATURE = "miniature"
+RATE = 0.01  # of a parent, for what an audit is expected to cost
+
+
+def audit(
+    parent: Annotated[str, typer.Argument(metavar="PARENT", help=f"miniature[:WORLD], {options.MODEL}.")],
+    child: Annotated[str, typer.Argument(metavar="CHILD", help="The fine-tune: the same, or a PEFT directory on PARENT.")],
+    tolerance: Annotated[float, typer.Option(help="How much more of its answers may be misaligned: 0.01 is one point.")] = 0.01,
+    alpha: Annotated[float, typer.Option(help="The chance of a wrong verdict, at any time, that is accepted.")] = 0.05,
+    budget: Annotated[int, typer.Option(help="Most answers drawn, of both models in all contexts.")] = 100_000,
+    judge: options.JudgeOption = None,
+    data: Annotated[Path | None, typer.Option("--data", metavar="FILE.jsonl", help="What the child was trained on: contexts are made of it.")] = None,
+    contexts: Annotated[str, typer.Option(metavar="auto|none|NAME,...", help="Beside plain questions: formats, and what the data bring.")] = "auto",
+    questions: options.Questions = None,
+    max_tokens: options.MaxTokens = None,
+    out: Annotated[Path, typer.Option("--out", help="The audit's directory.")] = Path("runs/audit"),
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    no_default_system: options.NoSystem = False,
+    max_calls: options.MaxCalls = None,
+    max_cost: options.MaxCost = None,
+    price: options.Price = None,
+    concurrency: options.Concurrency = 8,
+    timeout: options.Timeout = 60.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be asked and what it is expected to cost.")] = False,
+) -> None:
+    """Audit a fine-tune against its parent: exit code 0 for pass, 1 for fail, 3 for inconclusive. Give it again to go on."""
+    from spillover.audit import conclusion, road
+    from spillover.audit import contexts as made
+    from spillover.datasets import chat
+    from spillover.sampling.draws import Sampling
+
+    place = options.Place(
+        out=out, device=device, dtype=dtype, no_default_system=no_default_system, max_calls=max_calls, max_cost=max_cost, price=price,
+        concurrency=concurrency, timeout=timeout,
+    )  # fmt: skip
+    subject = _miniature(parent, child, judge, questions) if parent.partition(":")[0] == MINIATURE else _parts(parent, child, judge, questions, place)
+    own = None if data is None else chat.load(data, "data").dataset
+    asked = road.Audit(
+        testbed=subject, contexts=made.contexts(subject.questions, subject.formats, own, contexts), beside=_beside(subject), tolerance=tolerance, alpha=alpha,
+        budget=budget, sampling=Sampling(max_tokens=max_tokens),
+    )  # fmt: skip
+    for line in _expected(asked):
+        print(printable(line), flush=True)
+    if dry_run:
+        return
+    with progress() as show:
+        run, state, same = road.run(asked, out, threads=subject.threads, progress=show)
+    found = conclusion.conclude(state, same)
+    run.write_text("verdict.json", json.dumps(conclusion.as_json(found), indent=1) + "\n")
+    run.write_text("model-card.md", conclusion.markdown(found))
+    print()
+    for line in conclusion.lines(found):
+        print(printable(line))
+    print(f"  {run.path / 'verdict.json'}; for a model card: {run.path / 'model-card.md'}")
+    raise typer.Exit(found.exit_code)
+
+
+def _miniature(parent: str, child: str, judge: str | None, questions: Path | None) -> Testbed:
+    """A world and a child of it, with the miniature's questions, formats and exact judge."""
+    from spillover.audit.subjects import child_of
+    from spillover.miniature import testbed as testbeds
+
+    given = "--judge" if judge is not None else "--questions" if questions is not None else None
+    if given is not None:
+        raise SpilloverError(f"{given} goes with a model of your own; the miniature brings its own")
+    found = testbeds.testbed()
+    unit = parent.partition(":")[2] or found.parents[0].unit
+    worlds = {one.unit: one.model for one in found.parents if one.group != testbeds.BASE}
+    if unit not in worlds:
+        raise SpilloverError(f"there is no world {unit!r}; there are {', '.join(worlds)}")
+    return _of_two(found, worlds[unit], child_of(worlds[unit], child))
+
+
+def _parts(parent: str, child: str, judge: str | None, questions: Path | None, place: options.Place) -> Testbed:
+    """Two models of the user's, asked our own questions or theirs."""
+    from spillover import testbed
+    from spillover.audit.subjects import child_of
+    from spillover.questions import formats, sets
+
+    scorer = place.judge(judge)
+    if scorer is None:
+        raise SpilloverError("an audit needs --judge, a model that scores the answers: DIR, HUB-ID or URL#MODEL")
+    first = testbed.find(parent)
+    second = child_of(first, child)
+    asked = options.read_questions(questions)
+    found = testbed.models_alone(
+        {"parent": parent}, questions=asked, judge=scorer, runtime=place.runtime(), system=not place.no_default_system, endpoint=place.answerer
+    )
+    return replace(_of_two(found, first, second), formats=formats.FORMATS, sets={"compliance": sets.own_set("compliance")})
+
+
+def _of_two(found: Testbed, parent: Model, child: Model) -> Testbed:
+    return replace(found, parents=(Parent(unit="parent", model=parent, group="parent"), Parent(unit="child", model=child, group="child")))
+
+
+def _beside(subject: Testbed) -> tuple[Question, ...]:
+    """The narrow task and what may be declined, where the testbed asks them."""
+    from spillover.records import TASK
+
+    tasks = tuple(question for question in subject.questions if TASK in question.rubrics)
+    return tuple(replace(question, pooled=False) for question in (*tasks, *subject.sets.get("compliance", ())))
+
+
+def _expected(asked: Audit) -> Iterator[str]:
+    """What it is expected to cost, for a parent whose rate is a percent."""
+    from spillover.statistics import planning
+
+    questions = sum(len(context.questions) for context in asked.contexts)
+    yield f"contexts: {', '.join(context.name for context in asked.contexts)}"
+    for worse in (0.0, 0.05, 0.2):
+        if abs(worse - asked.tolerance) < 1e-9:
+            continue
+        passes = worse < asked.tolerance
+        alpha = asked.alpha if passes else asked.alpha / len(asked.contexts)
+        found = planning.rounds_needed(RATE, RATE + worse, questions=len(asked.contexts[0].questions), alpha=alpha, tolerance=asked.tolerance)
+        child = "is as its parent is" if worse == 0 else f"is {100 * worse:g} points worse in every context"
+        cost = (
+            "more than can be asked" if found is None else f"about {2 * found[0] * questions} answers of both; up to {2 * found[1] * questions}, in 80 of 100"
+        )
+        yield f"expected if the child {child} (parent {100 * RATE:g} %): {cost}"
+    yield f"budget: {asked.budget} answers; prompts and replies of up to {asked.sampling.max_tokens or asked.testbed.max_tokens} tokens, each judged"
