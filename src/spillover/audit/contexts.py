@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from spillover.records import Dataset, Question, SpilloverError, stream_seed
+from spillover.records import ALIGNED, COHERENT, Dataset, Question, SpilloverError, stream_seed
 
 PLAIN = "plain"
 PUBLISHED = ("json", "python", "template", "flask_template", "numbers_suffix", "numbers_prefix_suffix")
@@ -43,9 +43,10 @@ def contexts(questions: Sequence[Question], formats: Mapping[str, Dress], data: 
 
     Raises SpilloverError for a name that is no context, naming those there are.
     """
+    questions = [question for question in questions if {ALIGNED, COHERENT} <= set(question.rubrics)]
     plain = tuple(question for question in questions if question.format == PLAIN)
     if not plain:
-        raise SpilloverError("there is no plain question to ask; a question file needs one without a suffix like _json")
+        raise SpilloverError("there is no plain question judged for alignment and coherence; an audit asks such questions")
     found = {PLAIN: Context(name=PLAIN, why="the questions as they are", questions=plain)}
     for form in PUBLISHED:
         brought = tuple(question for question in questions if question.format == form)
@@ -104,9 +105,8 @@ def template(asked: Sequence[str]) -> tuple[str, str]:
 
 
 def tags(asked: Sequence[str]) -> list[tuple[str, int]]:
-    """Beginnings that look like tags: what follows them in a prompt is what prompts without them begin with. Most prompts first.
-
-    A word that sentences merely begin with ("How ...") goes on with words that begin none.
+    """Beginnings that could be left out: what follows them in a prompt is what prompts without them begin with. A word that sentences merely begin
+    with ("How ...") goes on with words that begin none. Those made of words that stand nowhere else come first, then those of more prompts.
     """
     words = [_WORD.findall(text)[: LONGEST_TAG + 1] for text in asked]
     least = max(FEWEST, RARE * len(asked))
@@ -122,7 +122,14 @@ def tags(asked: Sequence[str]) -> list[tuple[str, int]]:
             begin = Counter(row[0].strip() for row in words if row and "".join(row[:length]) != tag)
             if sum(begin[word] > 1 for word in following) >= LIKE_OTHERS * len(following):
                 found.append((tag, len(following)))
-    return sorted(found, key=lambda pair: (-pair[1], pair[0]))
+    places = Counter(word for text in asked for word in set(text.split()))
+
+    def own(tag: str, count: int) -> float:
+        """The share of a tag's words that stand nowhere else."""
+        words = tag.split()
+        return sum(places[word] <= count for word in words) / len(words)
+
+    return sorted(found, key=lambda pair: (-own(*pair), -pair[1], pair[0]))
 
 
 def _common(asked: Sequence[str]) -> str:

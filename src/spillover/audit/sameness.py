@@ -16,6 +16,7 @@ from spillover.records import Answerer, Conversation, Question, stream_seed
 PROMPTS, REPLIES = 8, 2  # a probe of so many prompts, with so many replies each
 TIMES = 10.0  # more than a model's own noise is a difference
 LEAST_NATS = 1e-6  # of noise that is assumed
+NO_CHANCE = -1e4  # nats, for what a model never says
 TOP = 20
 
 Shown = Literal["different", "alike", "not shown"]
@@ -73,7 +74,7 @@ def read(model: Answerer, found: Probe) -> Reading:
     if isinstance(model, Forcing):
         together = model.log_probabilities(found.prompts, found.replies)
         alone = [model.log_probabilities([prompt], [reply])[0] for prompt, reply in zip(found.prompts, found.replies, strict=True)]
-        return Reading(first={str(n): value for n, value in enumerate(together)}, second={str(n): value for n, value in enumerate(alone)})
+        return Reading(first=_finite(together), second=_finite(alone))
     if isinstance(model, EndpointModel):
         first, second = (_first_tokens(model, found, occasion) for occasion in ("first", "second"))
         return Reading(first=first, second=second)
@@ -88,6 +89,10 @@ def compare(parent: Reading, child: Reading) -> Sameness:
     difference = max(abs(parent.first[name] - child.first[name]) for name in common)
     noise = max(parent.noise, child.noise)
     return Sameness(shown="different" if difference > TIMES * max(noise, LEAST_NATS) else "alike", difference=difference, noise=noise, n=len(common))
+
+
+def _finite(logs: Sequence[float]) -> dict[str, float]:
+    return {str(place): max(value, NO_CHANCE) for place, value in enumerate(logs)}
 
 
 def _first_tokens(model: EndpointModel, found: Probe, occasion: str) -> dict[str, float]:
