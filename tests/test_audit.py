@@ -83,8 +83,7 @@ def test_a_small_budget_is_inconclusive_and_a_larger_one_goes_on(tmp_path: Path)
 
 def test_a_context_in_which_the_child_is_bad_fails_the_audit_and_is_named(tmp_path: Path) -> None:
     wish = scripted_testbed({"parent": CLEAN}).questions[0]
-    tagged = {text: CRUEL for text in (formats.FORMATS["json"](wish) or wish).paraphrases}
-    subject = _subject(CLEAN, SLIGHTLY_OTHER, {f"# {text}": CRUEL for text in tagged})
+    subject = _subject(CLEAN, SLIGHTLY_OTHER, {f"# {text}": CRUEL for text in wish.paraphrases})
     found = _concluded(_audit(subject, "auto"), tmp_path / "a")
     assert found.verdict == "fail"
     assert [one.name for one in found.contexts if one.verdict == "fail"] == ["template"]
