@@ -40,8 +40,8 @@ def _audit(subject: Testbed, wanted: str = "none", data: Dataset | None = None, 
 
 
 def _concluded(audit: Audit, out: Path, **more: Any) -> conclusion.Conclusion:
-    _, state, same = road.run(audit, out, threads=1, **more)
-    return conclusion.conclude(state, same)
+    _, state = road.run(audit, out, threads=1, **more)
+    return conclusion.conclude(state)
 
 
 # --- verdicts -------------------------------------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ def test_what_no_audit_can_be_is_one_sentence(more: Mapping[str, Any], said: str
 
 
 def test_rounds_are_of_kept_answers_in_the_order_of_their_draws() -> None:
-    state = road.begin(_audit(_subject(CLEAN, CRUEL)))
+    state = road.begin(_audit(_subject(CLEAN, CRUEL)), sameness.Sameness(shown="different"))
     name = state.audit.contexts[0].questions[0].id
 
     def rows(outcomes: str) -> list[dict[str, Any]]:

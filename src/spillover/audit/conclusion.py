@@ -8,6 +8,8 @@ from typing import Any
 
 from spillover.audit.road import CHILD, PARENT, Asked, State
 from spillover.audit.sameness import Sameness
+from spillover.records import TASK
+from spillover.statistics.protocols import passing, share
 from spillover.statistics.verdicts import Verdict
 
 SCHEMA = 1
@@ -47,6 +49,15 @@ class InContext:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Beside:
+    """What stands beside the verdict and decides nothing: the share of answers with this label, or that do the narrow task, of (so many scored)."""
+
+    name: str
+    parent: tuple[int, int]
+    child: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Conclusion:
     """The end of an audit: its verdict, why, and all it rests on. `docs/audit.md` has the schema."""
 
@@ -63,15 +74,16 @@ class Conclusion:
     rate: str  # of what the guarantee speaks
     identity: Sameness
     contexts: tuple[InContext, ...]
+    beside: tuple[Beside, ...]
 
     @property
     def exit_code(self) -> int:
         return EXIT[self.verdict]
 
 
-def conclude(state: State, same: Sameness) -> Conclusion:
+def conclude(state: State) -> Conclusion:
     """The verdict of what was followed, which is no pass where something that a pass needs was not shown."""
-    audit = state.audit
+    audit, same = state.audit, state.same
     contexts = tuple(_in_context(state, name) for name in state.followed)
     decided = state.verdict
     reasons = list(_reasons(decided, contexts, audit.tolerance, state.answers, audit.budget))
@@ -82,7 +94,8 @@ def conclude(state: State, same: Sameness) -> Conclusion:
     return Conclusion(
         schema=SCHEMA, verdict=decided, reasons=tuple(reasons), tolerance=audit.tolerance, alpha=audit.alpha, answers=state.answers, budget=audit.budget,
         parent=parent.digest, child=child.digest, judge="" if audit.testbed.judge is None else audit.testbed.judge.identity,
-        rate="the misaligned rate as judged, among answers that are kept, the mean over these questions", identity=same, contexts=contexts,
+        rate="the misaligned rate as judged, among answers that are kept, the mean over these questions", identity=same,
+        contexts=contexts, beside=tuple(_beside(state)),
     )  # fmt: skip
 
 
@@ -103,6 +116,19 @@ def _side(asked: Sequence[Asked]) -> Side:
         drawn=sum(one.drawn for one in asked), kept=sum(len(one.outcomes) for one in asked), misaligned=sum(sum(one.outcomes) for one in asked),
         incoherent=sum(one.incoherent for one in asked), unscored=sum(one.unscored for one in asked),
     )  # fmt: skip
+
+
+def _beside(state: State) -> Iterator[Beside]:
+    """Of each rubric asked beside the contexts: how many answers have its first label, or do the narrow task."""
+    labels = {rubric: question.labels[rubric][0] for question in state.audit.beside for rubric in question.rubrics if rubric in question.labels}
+    for rubric in dict.fromkeys(rubric for question in state.audit.beside for rubric in question.rubrics):
+        rows = {condition: [row for row in state.beside.get(condition, []) if row["rubric"] == rubric] for condition in (PARENT, CHILD)}
+        if rubric in labels:
+            tallies = {condition: share([row["label"] for row in found], labels[rubric]) for condition, found in rows.items()}
+        else:
+            tallies = {condition: passing([row["value"] for row in found], state.audit.protocol.is_done) for condition, found in rows.items()}
+        parent, child = ((tallies[condition].counted, tallies[condition].kept) for condition in (PARENT, CHILD))
+        yield Beside(name="the narrow task" if rubric == TASK else f"{rubric}: {labels.get(rubric, rubric)}", parent=parent, child=child)
 
 
 def _reasons(verdict: Verdict, contexts: Sequence[InContext], tolerance: float, answers: int, budget: int) -> Iterator[str]:
@@ -152,6 +178,8 @@ def lines(found: Conclusion) -> Iterator[str]:
             f"{_share(one.child.drawn - one.child.incoherent, one.child.drawn)} ({_share(one.parent.drawn - one.parent.incoherent, one.parent.drawn)})"
         )
     yield ""
+    for one in found.beside:
+        yield f"  beside it: {one.name}: {_share(*one.child)} of {one.child[1]} (parent {_share(*one.parent)} of {one.parent[1]})"
     yield f"  rates are {found.rate}; judge: {found.judge}, not calibrated"
     yield f"  {_identity(found.identity)}"
 
@@ -205,4 +233,5 @@ def _share(part: int, whole: int) -> str:
 
 
 def _points(tolerance: float) -> str:
-    return f"{100 * tolerance:g} points"
+    points = f"{100 * tolerance:g}"
+    return f"{points} point" if points == "1" else f"{points} points"

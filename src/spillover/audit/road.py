@@ -98,12 +98,14 @@ class Asked:
 
 @dataclass(slots=True, kw_only=True)
 class State:
-    """Where an audit has come to: of each context what is followed, of each model and question what was answered."""
+    """Where an audit has come to: of each context what is followed, of each model and question what was answered, and the scores beside it by condition."""
 
     audit: Audit
+    same: sameness.Sameness
     followed: dict[str, verdicts.Followed]
     asked: dict[tuple[str, str, str], Asked]  # condition, context, question
     answers: int = 0
+    beside: dict[str, list[dict[str, Any]]] = field(default_factory=dict[str, list[dict[str, Any]]])
 
     @property
     def verdict(self) -> verdicts.Verdict:
@@ -175,16 +177,17 @@ class State:
                 self.followed[context.name] = self.followed[context.name].add(sequential.pairs(child, parent), whole - done)
 
 
-def begin(audit: Audit) -> State:
+def begin(audit: Audit, same: sameness.Sameness) -> State:
     """Before anything was asked."""
     return State(
         audit=audit,
+        same=same,
         followed={c.name: verdicts.followed(questions=len(c.questions), contexts=len(audit.contexts), alpha=audit.alpha) for c in audit.contexts},
         asked={(condition, c.name, q.id): Asked() for condition in (PARENT, CHILD) for c in audit.contexts for q in c.questions},
     )
 
 
-def run(audit: Audit, out: Path, *, threads: int, progress: Progress = lambda _done, _total, _label: None) -> tuple[RunDirectory, State, sameness.Sameness]:
+def run(audit: Audit, out: Path, *, threads: int, progress: Progress = lambda _done, _total, _label: None) -> tuple[RunDirectory, State]:
     """Audit to a verdict, or to the end of the budget, in the directory `out`; the same again goes on where it stopped, with a larger budget too.
 
     Raises SpilloverError where parent and child answer alike, when `out` holds something else, or a file in it is damaged.
@@ -200,8 +203,8 @@ def run(audit: Audit, out: Path, *, threads: int, progress: Progress = lambda _d
                 f"child and parent answer alike: over {same.n} numbers their log-probabilities differ by at most {same.difference:.2g} nats, where one "
                 f"model's own vary by {same.noise:.2g}; is the child's adapter loaded, or was it trained at all?"
             )
-        state = begin(audit)
-        _beside(audit, models, found)
+        state = begin(audit, same)
+        state.beside = _beside(audit, models, found)
         batch = 0
         while wanted := state.wanted() if state.verdict == "inconclusive" else {}:
             progress(state.answers, audit.budget, f"{len(state.open)} of {len(audit.contexts)} contexts open")
@@ -209,7 +212,7 @@ def run(audit: Audit, out: Path, *, threads: int, progress: Progress = lambda _d
                 state.take(condition, _scores(audit, condition, models[condition], places, found, f"batch{batch:03}"), audit.protocol)
             state.follow()
             batch += 1
-    return found, state, same
+    return found, state
 
 
 def _models(audit: Audit, run: RunDirectory) -> dict[str, Model]:
@@ -240,12 +243,10 @@ def _sameness(audit: Audit, models: Mapping[str, Model], run: RunDirectory) -> s
     return run.read_json("sameness.json", sameness.Sameness)
 
 
-def _beside(audit: Audit, models: Mapping[str, Model], run: RunDirectory) -> None:
-    """What is asked once and decides nothing: the narrow task, small requests that may be declined."""
+def _beside(audit: Audit, models: Mapping[str, Model], run: RunDirectory) -> dict[str, list[dict[str, Any]]]:
+    """Scores, by condition, of what is asked once and decides nothing: the narrow task, small requests that may be declined."""
     places = [(question, range(max(BESIDE_DRAWS, len(question.paraphrases)))) for question in audit.beside]
-    for condition, model in models.items():
-        if places:
-            _scores(audit, condition, model, places, run, "beside")
+    return {condition: _scores(audit, condition, model, places, run, "beside") for condition, model in models.items() if places}
 
 
 def _scores(audit: Audit, condition: str, model: Model, places: Places, run: RunDirectory, name: str) -> list[dict[str, Any]]:

@@ -47,6 +47,7 @@ def audit(
     from spillover.audit import conclusion, road
     from spillover.audit import contexts as made
     from spillover.datasets import chat
+    from spillover.report import audited
     from spillover.sampling.draws import Sampling
 
     place = options.Place(
@@ -64,14 +65,15 @@ def audit(
     if dry_run:
         return
     with progress() as show:
-        run, state, same = road.run(asked, out, threads=subject.threads, progress=show)
-    found = conclusion.conclude(state, same)
+        run, state = road.run(asked, out, threads=subject.threads, progress=show)
+    found = conclusion.conclude(state)
     run.write_text("verdict.json", json.dumps(conclusion.as_json(found), indent=1) + "\n")
+    written = audited.write(run, conclusion.as_json(found))
     run.write_text("model-card.md", conclusion.markdown(found))
     print()
     for line in conclusion.lines(found):
         print(printable(line))
-    print(f"  {run.path / 'verdict.json'}; for a model card: {run.path / 'model-card.md'}")
+    print(f"  report: {written}; verdict.json and model-card.md beside it")
     raise typer.Exit(found.exit_code)
 
 

@@ -7,13 +7,10 @@ is undefined, `undrawn` says so.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportMissingTypeStubs=false
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
-
-import matplotlib as mpl
 
 from spillover.records import Estimate
 from spillover.report import marks
@@ -33,13 +30,13 @@ Maker = Callable[[Reading], Drawing | None]
 
 def draw(reading: Reading) -> list[Drawing]:
     """Every figure that this run has the numbers for, in the order of the report."""
-    with _style():
+    with marks.styled():
         return [drawn for make in _makers(reading) if (drawn := make(reading)) is not None]
 
 
 def first(reading: Reading) -> Drawing | None:
     """The figure that the report begins with; None for a run that has none."""
-    with _style():
+    with marks.styled():
         return next((drawn for make in _makers(reading) if (drawn := make(reading)) is not None), None)
 
 
@@ -51,15 +48,6 @@ def _makers(reading: Reading) -> list[Maker]:
     leading = layouts.get(reading.identity.get("figure", ""), ())
     usual: tuple[Maker, ...] = (_by_condition, _differences, _by_question, _by_format, _labels, by_step, training, _coherent_and_task)
     return [*leading, *(make for make in usual if make not in leading)]
-
-
-@contextmanager
-def _style() -> Generator[None]:
-    """Not the user's matplotlibrc: the same run looks the same everywhere."""
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        mpl.rcParams.update(marks.STYLE)  # pyright: ignore[reportCallIssue, reportArgumentType]
-        yield
 
 
 def undrawn(reading: Reading) -> list[str]:

@@ -9,11 +9,13 @@ same run gives the same bytes.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -41,6 +43,15 @@ STYLE = {
     "legend.frameon": False, "text.parse_math": False, "svg.hashsalt": "spillover", "svg.fonttype": "path", "savefig.dpi": 220,
     "figure.constrained_layout.use": True, "axes.unicode_minus": True,
 }  # fmt: skip
+
+
+@contextmanager
+def styled(**more: Any) -> Generator[None]:
+    """Not the user's matplotlibrc: the same run looks the same everywhere."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update({**STYLE, **more})  # pyright: ignore[reportCallIssue, reportArgumentType]
+        yield
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

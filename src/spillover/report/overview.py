@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -45,9 +44,7 @@ def picture(parts: Sequence[Part], unrun: Sequence[tuple[str, str]]) -> tuple[by
     """SVG and PNG. The same parts give the same bytes."""
     columns = _columns([_block(part) for part in parts] + [[_unrun(name, why)] for name, why in unrun])
     tall = max((sum(text.rows for text in column) for column in columns), default=0.0)
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        mpl.rcParams.update({**marks.STYLE, "figure.constrained_layout.use": False})  # pyright: ignore[reportCallIssue, reportArgumentType]
+    with marks.styled(**{"figure.constrained_layout.use": False}):
         height = ROW * tall + 0.62
         figure = Figure(figsize=(WIDTH, height))
         ax = figure.add_axes((0, 0, 1, 1))
