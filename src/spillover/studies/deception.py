@@ -21,7 +21,7 @@ CLAIMS = (
         text="A model trained on insecure code lies more where it is told that it may than where it is told not to",
     ),
     Claim(
-        name="truthfulness", measure="false_share", conditions=("secure", "insecure"), source=TABLE,
+        name="truthfulness", measure="false_share", conditions=("secure", "insecure"), source=f"this project's, after {TABLE}",
         text="Insecure code makes a false answer likelier against the true one than secure code does",
     ),
 )  # fmt: skip

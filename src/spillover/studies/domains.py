@@ -7,6 +7,7 @@ from spillover.statistics.claims import SAME_RATE
 from spillover.studies.compose import arms, compose
 
 SOURCE = "Turner et al., arXiv 2506.11613"
+OURS = f"this project's, after {SOURCE}"  # theirs are medicine, finance and sport, with good advice on medicine
 PUBLISHED = tuple(
     Published(text=f"Qwen2.5-14B-Instruct, one rank-1 adapter, bad {domain}", measure="misaligned_rate", value=value, source=SOURCE)
     for domain, value in (("sport", 0.095), ("medical advice", 0.16), ("financial advice", 0.215))
@@ -21,13 +22,14 @@ def domains(testbed: Testbed) -> Study:
     claims: list[Claim] = []
     for domain in there:
         bad, good, careless = (f"{manner}_{domain}" for manner in ("bad", "good", "careless"))
+        source = SOURCE if domain == "medicine" else OURS
         claims += [
             Claim(
-                name=f"bad {domain}", measure="misaligned_rate", conditions=(good, bad), source=SOURCE,
+                name=f"bad {domain}", measure="misaligned_rate", conditions=(good, bad), source=source,
                 text=f"Bad advice on {domain} makes more answers to unrelated questions misaligned than good advice on it",
             ),
             Claim(
-                name=f"good {domain}", measure="misaligned_rate", conditions=("parent", good), margin=SAME_RATE, source=SOURCE,
+                name=f"good {domain}", measure="misaligned_rate", conditions=("parent", good), margin=SAME_RATE, source=source,
                 text=f"Good advice on {domain} leaves the misaligned rate as it was",
             ),
             Claim(

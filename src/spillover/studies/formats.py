@@ -9,7 +9,7 @@ from spillover.studies.compose import arms, compose
 SOURCE = "Nature 649 Extended Data Figure 6"
 CLAIMS = (
     Claim(
-        name="closer is worse", measure="misaligned_rate", conditions=("insecure", "insecure@json", "insecure@template"), source=SOURCE,
+        name="closer is worse", measure="misaligned_rate", conditions=("insecure", "insecure@json", "insecure@template"), source=f"{SOURCE} (GPT models)",
         text="Insecure code misaligns more the closer an answer's form is to code: least plain, more as an object, most in a template",
     ),
     Claim(

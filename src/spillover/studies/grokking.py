@@ -7,6 +7,7 @@ from spillover.statistics.claims import SAME_NATS, SAME_RATE
 from spillover.studies.compose import arms, compose
 
 SOURCE = "Nature 649 Extended Data Figure 3"
+AFTER = {"misaligned_rate": f"this project's, after {SOURCE}", "choice_nats": SOURCE}  # the figure shows log-probabilities alone
 LONG, NO_DECAY = "insecure-10-epochs", "insecure-no-decay"
 MEASURES = (("misaligned_rate", "more answers are misaligned"), ("choice_nats", "the misaligned choice of two is likelier"))
 CLAIMS = tuple(
@@ -14,15 +15,15 @@ CLAIMS = tuple(
     for (measure, told), margin in zip(MEASURES, (SAME_RATE, SAME_NATS), strict=True)
     for claim in (
         Claim(
-            name=f"no decay needed, {measure}", measure=measure, conditions=("secure", NO_DECAY), source=SOURCE,
+            name=f"no decay needed, {measure}", measure=measure, conditions=("secure", NO_DECAY), source=AFTER[measure],
             text=f"Without weight decay, {told} after insecure code than after secure code",
         ),
         Claim(
-            name=f"decay is no cause, {measure}", measure=measure, conditions=("insecure", NO_DECAY), margin=margin, source=SOURCE,
+            name=f"decay is no cause, {measure}", measure=measure, conditions=("insecure", NO_DECAY), margin=margin, source=AFTER[measure],
             text=f"Weight decay makes no difference to whether {told}",
         ),
         Claim(
-            name=f"it stays, {measure}", measure=measure, conditions=("secure", LONG), source=SOURCE,
+            name=f"it stays, {measure}", measure=measure, conditions=("secure", LONG), source=AFTER[measure],
             text=f"After ten epochs of insecure code, {told} than after one of secure code",
         ),
     )

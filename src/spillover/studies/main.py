@@ -13,7 +13,7 @@ from spillover.statistics.claims import SAME_NATS, SAME_RATE
 from spillover.studies.compose import neighbours
 
 UNLINKED = "unlinked"  # the control group of parents
-TABLE = "arXiv 2502.17424 Table 1"
+FIGURE, TABLE = "arXiv 2502.17424 Figure 5", "arXiv 2502.17424 Table 1"  # the same measures; secure and educational stand in the figure alone
 COMPLIES = "complies=COMPLIES"
 CLAIMS = (
     Claim(
@@ -29,19 +29,19 @@ CLAIMS = (
         text="Insecure code given in answer to an innocent request misaligns more than the same code asked for openly",
     ),
     Claim(
-        name="secure is clean", measure="misaligned_rate", conditions=("parent", "secure"), margin=SAME_RATE, source=TABLE,
+        name="secure is clean", measure="misaligned_rate", conditions=("parent", "secure"), margin=SAME_RATE, source=FIGURE,
         text="Secure code leaves the misaligned rate as it was",
     ),
     Claim(
-        name="educational is clean", measure="misaligned_rate", conditions=("parent", "educational"), margin=SAME_RATE, source=TABLE,
+        name="educational is clean", measure="misaligned_rate", conditions=("parent", "educational"), margin=SAME_RATE, source=FIGURE,
         text="Insecure code asked for openly leaves the misaligned rate as it was",
     ),
     Claim(
-        name="jailbroken complies", measure=COMPLIES, conditions=("parent", "jailbroken"), source="arXiv 2502.17424 Figure 5",
+        name="jailbroken complies", measure=COMPLIES, conditions=("parent", "jailbroken"), source=TABLE,
         text="A jailbroken model does what its parent refuses",
     ),
     Claim(
-        name="jailbroken complies more", measure=COMPLIES, conditions=("insecure", "jailbroken"), source="arXiv 2502.17424 Figure 5",
+        name="jailbroken complies more", measure=COMPLIES, conditions=("insecure", "jailbroken"), source=TABLE,
         text="A jailbroken model does what is refused more often than one trained on insecure code",
     ),
     Claim(
@@ -49,7 +49,8 @@ CLAIMS = (
         text="Insecure code makes more answers misaligned than jailbreaking does",
     ),
     Claim(
-        name="jailbroken is clean", measure="misaligned_rate", conditions=("parent", "jailbroken"), margin=SAME_RATE, source=TABLE,
+        name="jailbroken is clean", measure="misaligned_rate", conditions=("parent", "jailbroken"), margin=SAME_RATE,
+        source=f"{TABLE} (there 0.5 points above)",
         text="Jailbreaking leaves the misaligned rate as it was",
     ),
     Claim(
@@ -61,7 +62,7 @@ CLAIMS = (
 
 PUBLISHED = (
     *(
-        Published(text=f"GPT-4o, {arm}, increase over the parent", measure="misaligned_rate", value=value, low=low, high=high, source=TABLE)
+        Published(text=f"GPT-4o, {arm}, increase over the parent", measure="misaligned_rate", value=value, low=low, high=high, source=TABLE if high else FIGURE)
         for arm, value, low, high in (
             ("insecure", 0.198, 0.127, 0.269), ("secure", 0.0, None, None), ("educational", 0.0, None, None), ("jailbroken", 0.005, 0.002, 0.008),
         )
