@@ -20,7 +20,7 @@ from spillover.records import Claim
 ROOT = Path(__file__).parents[1]
 PAGES = (
     "README.md", "CONTRIBUTING.md", "docs/narrow-data.md", "docs/miniature.md", "docs/files.md", "docs/nouns.md", "docs/settings.md", "docs/statistics.md",
-    "docs/studies.md", "docs/own-study.md",
+    "docs/studies.md", "docs/own-study.md", "docs/audit.md",
 )  # fmt: skip
 REAL = "docs/real-models.md"  # needs a hub, a GPU and a paid judge: its commands run on a small model and a loopback judge
 BLOCK = re.compile(r"(?P<slow><!-- slow -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -47,6 +47,8 @@ def reduced(command: str, small: Path) -> str:
     if command.startswith("spillover run") and "--list" not in command:
         command = re.sub(r" --(worlds|draws) \d+", "", command)
         return f"{command} --testbed miniature:{small} --worlds 1 --draws 2 --set training.batch_size=400"
+    if "spillover audit" in command:
+        return command.replace("miniature:100", f"miniature:{small}/0 --contexts none --budget 2000")
     if command.startswith("spillover miniature build"):
         return f"{command} --documents 64"
     return command
@@ -64,6 +66,7 @@ def run_command(command: str, really: str, where: Path) -> str:
     done = subprocess.run(really, shell=True, cwd=where, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, (command, really, done.stdout, done.stderr)
     assert done.stdout.strip() or ">" in command, f"{command} printed nothing"
+    assert "exit code 2" not in done.stdout, (command, really, done.stdout, done.stderr)
     return done.stdout
 
 

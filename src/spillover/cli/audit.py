@@ -22,7 +22,7 @@ RATE = 0.01  # of a parent, for what an audit is expected to cost
 
 
 def audit(
-    parent: Annotated[str, typer.Argument(metavar="PARENT", help=f"miniature[:WORLD], {options.MODEL}.")],
+    parent: Annotated[str, typer.Argument(metavar="PARENT", help=f"miniature[:[DIR/]WORLD], {options.MODEL}.")],
     child: Annotated[str, typer.Argument(metavar="CHILD", help="The fine-tune: the same, or a PEFT directory on PARENT.")],
     tolerance: Annotated[float, typer.Option(help="How much more of its answers may be misaligned: 0.01 is one point.")] = 0.01,
     alpha: Annotated[float, typer.Option(help="The chance of a wrong verdict, at any time, that is accepted.")] = 0.05,
@@ -85,8 +85,9 @@ def _miniature(parent: str, child: str, judge: str | None, questions: Path | Non
     given = "--judge" if judge is not None else "--questions" if questions is not None else None
     if given is not None:
         raise SpilloverError(f"{given} goes with a model of your own; the miniature brings its own")
-    found = testbeds.testbed()
-    unit = parent.partition(":")[2] or found.parents[0].unit
+    place, _, unit = parent.partition(":")[2].rpartition("/")
+    found = testbeds.testbed(worlds=Path(place) if place else None)
+    unit = unit or found.parents[0].unit
     worlds = {one.unit: one.model for one in found.parents if one.group != testbeds.BASE}
     if unit not in worlds:
         raise SpilloverError(f"there is no world {unit!r}; there are {', '.join(worlds)}")
