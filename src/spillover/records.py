@@ -311,6 +311,9 @@ class Measure:
             raise ValueError(f"a measure holds a value or a reason, got value={self.value!r} and reason={self.reason!r}")
 
 
+DIVERGENCE = "divergence_step of "  # before the name of a measure: the step from which two conditions stay apart in it
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
     """One number that a report prints, with its interval: a row of `estimates.csv` (columns in `docs/files.md`)."""

@@ -28,13 +28,13 @@ from spillover.pipeline.cells import (
     unit_differences,
     unit_values,
 )  # fmt: skip
-from spillover.records import PASSED, Claim, Decision, Estimate
+from spillover.records import DIVERGENCE, PASSED, Claim, Decision, Estimate
 from spillover.records import side as side_of
 from spillover.runs.directory import RunDirectory
 from spillover.statistics import contrasts
 from spillover.statistics.claims import SAME_NATS, SAME_RATE, decide
 from spillover.statistics.contrasts import Difference
-from spillover.statistics.dynamics import DIVERGENCE, divergence_step
+from spillover.statistics.dynamics import divergence_step
 from spillover.statistics.intervals import Interval, over_units, percentile_bootstrap, student_t
 from spillover.statistics.nested import Scope, over_cells
 from spillover.statistics.protocols import PROTOCOLS, Protocol

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from spillover.statistics.dynamics import DIVERGENCE
+from spillover.records import DIVERGENCE
 
 Unit = Literal["share", "nats", "step", "score"]
 NAMES = {

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from spillover.records import Estimate
+from spillover.records import DIVERGENCE, Estimate
 from spillover.report import marks
 from spillover.report.drawing import Drawing, drawing, title
 from spillover.report.marks import COLUMN, FAINT, INK, PAGE
@@ -24,7 +24,6 @@ from spillover.report.measures import axis_of, measure_name, short_name
 from spillover.report.printed import Cell, cell, visible
 from spillover.report.reading import Arm, Compared, Reading
 from spillover.report.tables import Row, Table
-from spillover.statistics.dynamics import DIVERGENCE
 
 MEASURES = ("misaligned_rate", "task_rate", "choice_nats", "pivotal_nats", "log_odds")  # in the order of Nature 649 Figures 3 and 4
 

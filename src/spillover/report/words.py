@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from spillover.records import DIVERGENCE
 from spillover.report.judgements import kind_of
 from spillover.report.reading import Reading, is_pooled
-from spillover.statistics.dynamics import DIVERGENCE
 
 NESTED = "questions and draws nest inside one and never count as replicates."
 UNITS = {

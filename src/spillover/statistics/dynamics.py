@@ -13,8 +13,6 @@ from scipy import special
 from spillover.records import SpilloverError
 from spillover.statistics.intervals import mean
 
-DIVERGENCE = "divergence_step of "  # before a measure, the name of what is estimated here
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DivergenceStep:
