@@ -48,6 +48,15 @@ def test_version_is_printed() -> None:
     assert spillover("--version").stdout == "spillover 0.4.0\n"
 
 
+@pytest.mark.parametrize("words", [(), ("data",), ("miniature",)])
+def test_a_command_of_commands_alone_shows_its_help(words: tuple[str, ...]) -> None:
+    done = spillover(*words)
+    assert done.returncode == 2
+    assert done.stdout.startswith("Usage: spillover")
+    assert "\n  " in done.stdout
+    assert done.stderr == ""
+
+
 def test_studies_are_listed() -> None:
     assert "main: " in spillover("run", "--list").stdout
 

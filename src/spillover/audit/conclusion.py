@@ -180,6 +180,7 @@ def lines(found: Conclusion) -> Iterator[str]:
     yield ""
     for one in found.beside:
         yield f"  beside it: {one.name}: {_share(*one.child)} of {one.child[1]} (parent {_share(*one.parent)} of {one.parent[1]})"
+    yield "  intervals are of the mean over questions, counts of all questions together"
     yield f"  rates are {found.rate}; judge: {found.judge}, not calibrated"
     yield f"  {_identity(found.identity)}"
 

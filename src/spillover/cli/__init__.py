@@ -46,6 +46,9 @@ def entry() -> None:
         option = f"{error.param.opts[0]}: " if error.param is not None else ""
         fail(f"{option}{error}")
     except (SpilloverError, typer.TyperException) as error:
+        if str(error).startswith("Usage: "):  # a command of commands without one: the error is its help
+            print(error)
+            sys.exit(2)
         fail(str(error))
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""

@@ -18,7 +18,8 @@ def arms(testbed: Testbed, *kinds: str, group: str = "", needed: int = 1) -> tup
     if lacking is not None:
         raise SpilloverError(f"the study needs narrow data of kind {lacking!r}; testbed {testbed.name} has {', '.join(testbed.narrow) or 'none'}")
     if group not in {parent.group for parent in testbed.parents}:
-        raise SpilloverError(f"the study needs parents of group {group!r}, and testbed {testbed.name} has none")
+        made = "; --with-pretraining makes those that do not ship" if testbed.name == "miniature" else ""
+        raise SpilloverError(f"the study needs parents of group {group!r}, and testbed {testbed.name} has none{made}")
     prefix = f"{group}-" if group else ""
     there = [kind for kind in kinds if kind in testbed.narrow]
     return (Condition(name=f"{prefix}parent", group=group), *(Condition(name=f"{prefix}{kind}", group=group, kind=kind) for kind in there))
