@@ -30,9 +30,8 @@ def child_of(parent: Model, text: str) -> Model:
         raise SpilloverError(f"{text[:200]} is an adapter and stands on PARENT, which has to be a model directory or a hub id")
     named = _named_parent(place)
     if named is not None and named not in (parent.digest, parent.digest[: len(named)], parent.origin.partition("@")[0]):
-        raise SpilloverError(
-            f"{text[:200]} is an adapter whose base is not PARENT: it was trained on {named[:16] if len(named) == 64 else named[:60]}, and PARENT is {_called(parent)}"
-        )
+        there = named[:16] if len(named) == 64 else named[:60]
+        raise SpilloverError(f"{text[:200]} is an adapter whose base is not PARENT: it was trained on {there}, and PARENT is {_called(parent)}")
     adapters.read_scale(place)
     return replace(parent, digest=local.adapted_digest(parent.digest, place), adapter=str(place))
 
