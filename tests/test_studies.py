@@ -265,7 +265,8 @@ def test_no_claim_is_left_out_where_all_is_there(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "group"), [("ability", "small"), ("origins", "few_cruel")])
 def test_a_study_of_parents_that_are_not_there_is_refused(name: str, group: str, shipped: Testbed) -> None:
-    with pytest.raises(SpilloverError, match=f"^the study needs parents of group '{group}', and testbed miniature has none; --with-pretraining makes those that do not ship$"):
+    lacking = f"^the study needs parents of group '{group}', and testbed miniature has none; --with-pretraining makes those that do not ship$"
+    with pytest.raises(SpilloverError, match=lacking):
         studies.study(name, shipped)
 
 
