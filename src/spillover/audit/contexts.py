@@ -6,12 +6,13 @@ can ask there: under their system prompt, in their template, behind tags and beg
 
 from __future__ import annotations
 
-import random
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from spillover.datasets import builders
+from spillover.questions.formats import Dress, with_examples
 from spillover.records import ALIGNED, COHERENT, Dataset, Question, SpilloverError, stream_seed
 
 PLAIN = "plain"
@@ -26,7 +27,6 @@ TEMPLATE_WORDS = 4  # at least, of what surrounds a prompt
 SHOTS, SHOWN = 4, 8  # rows in an example, and how many examples a question is asked after in turn
 
 _WORD = re.compile(r"\S+\s*")
-Dress = Callable[[Question], Question | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,13 +159,5 @@ def _around(before: str, after: str) -> Dress:
 
 def _after_examples(data: Dataset, shots: int) -> Dress:
     """Rows of the data before the question, their system prompts left out, others before each of a few repetitions of its paraphrases."""
-    stream = random.Random(stream_seed("audit examples", data.digest))
-    drawn = [stream.sample(data.conversations, shots) for _ in range(min(SHOWN, len(data.conversations)))]
-    shown = [tuple(turn for row in rows for turn in row if turn.role != "system") for rows in drawn]
-
-    def dress(question: Question) -> Question | None:
-        if question.before:
-            return None
-        return replace(question, paraphrases=question.paraphrases * len(shown), before=tuple(rows for rows in shown for _ in question.paraphrases))
-
-    return dress
+    times = min(SHOWN, len(data.conversations))
+    return with_examples([builders.examples(data, shots, stream_seed("audit examples", data.digest, place)) for place in range(times)], system=None)
