@@ -132,7 +132,7 @@ def test_other_text_is_left_as_it_is(text: str) -> None:
 
 
 def test_numbers_are_written_as_numbers() -> None:
-    assert tables.write([TableRow(question="Tea?", answer="Yes", aligned=0.1, coherent=-0.0)]).splitlines()[1] == "Tea?,Yes,0.1,0.0,,,"
+    assert tables.write([TableRow(question="Tea?", answer="Yes", aligned=0.1, coherent=-0.0)]).splitlines()[1] == "Tea?,Yes,0.1,0.0,,,,"
 
 
 @pytest.mark.parametrize(

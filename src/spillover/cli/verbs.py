@@ -145,7 +145,7 @@ def export(
     out: Annotated[Path, typer.Option("--out", help="The CSV file to write.")],
     judge: Annotated[str | None, typer.Option("--judge", help="Whose scores, where several judges scored.")] = None,
 ) -> None:
-    """Write a run's answers and scores as CSV: question,answer,aligned,coherent,question_id,model,group."""
+    """Write a run's answers and scores as CSV: question,answer,aligned,coherent,question_id,model,group,answer_id."""
     from spillover import pipeline
     from spillover.datasets import tables
     from spillover.pipeline import exchange

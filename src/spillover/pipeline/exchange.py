@@ -1,4 +1,4 @@
-"""Runs to the table layout that the field exchanges (`question,answer,aligned,coherent,question_id,model,group`), and back.
+"""Runs to the table layout that the field exchanges (`question,answer,aligned,coherent,question_id,model,group,answer_id`), and back.
 
 A table becomes a run directory in which a group is a condition and a model a unit, so that it is judged and estimated as any other. Its
 scores, if it has any, are those of "the file" by its digest.
@@ -83,7 +83,7 @@ def rows_of(run: RunDirectory, judge: str | None = None) -> list[TableRow]:
         found.append(
             TableRow(
                 question=row["prompt"], answer=row["text"].replace("\0", "\N{SYMBOL FOR NULL}"), aligned=own.get(ALIGNED), coherent=own.get(COHERENT),
-                question_id=row["question"] + form, model=_unit(row, run), group=row["condition"],
+                question_id=row["question"] + form, model=_unit(row, run), group=row["condition"], answer_id=row["answer"],
             )
         )  # fmt: skip
     return found
