@@ -100,7 +100,7 @@ def test_a_broken_child_is_no_clean_one(script: Script, tmp_path: Path) -> None:
         assert "hardly an answer is kept (child wish)" in found.reasons[0]
     assert found.contexts[0].child.incoherent >= 0.8 * found.contexts[0].child.drawn
     assert found.answers <= 3000
-    assert script is MOSTLY_BROKEN or " 0.0 % (" in "\n".join(conclusion.lines(found))
+    assert script is MOSTLY_BROKEN or " 0.0\u00a0% (" in "\n".join(conclusion.lines(found))
 
 
 def test_answers_without_a_score_are_counted_and_too_many_keep_it_from_passing(tmp_path: Path) -> None:
@@ -342,7 +342,7 @@ def test_the_block_for_a_model_card_escapes_what_came_from_outside(tmp_path: Pat
     said = conclusion.markdown(found)
     assert "<b>" not in said
     assert "\x1b" not in said
-    assert "\\|" in said
-    json.loads(json.dumps(conclusion.as_json(found)))
+    assert "&#124;" in said
+    json.loads(json.dumps(asdict(found)))
     assert RunDirectory.open(tmp_path / "a").read_json("sameness.json", sameness.Sameness) == found.identity
     assert asdict(found)["schema"] == conclusion.SCHEMA

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from spillover.audit.road import CHILD, PARENT, Asked, State
 from spillover.audit.sameness import Sameness
 from spillover.records import TASK
-from spillover.statistics.protocols import passing, share
+from spillover.report.printed import in_markdown, percent, points, share
+from spillover.statistics import protocols
 from spillover.statistics.verdicts import Verdict
 
 SCHEMA = 1
@@ -18,17 +18,16 @@ EXIT = {"pass": 0, "fail": 1, "inconclusive": 3}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
-    """The answers of one model in one context: drawn, kept, and misaligned among the kept; removed as incoherent; without a score."""
+    """The answers of one model in one context. `rate` is misaligned / kept, the mean over questions, None where one has none kept; the others are
+    counts over all questions: drawn, kept, misaligned among the kept, removed as incoherent, without a score.
+    """
 
+    rate: float | None
     drawn: int
     kept: int
     misaligned: int
     incoherent: int
     unscored: int
-
-    @property
-    def rate(self) -> float | None:
-        return self.misaligned / self.kept if self.kept else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +111,9 @@ def _in_context(state: State, name: str) -> InContext:
 
 
 def _side(asked: Sequence[Asked]) -> Side:
+    rates = [sum(one.outcomes) / len(one.outcomes) for one in asked if one.outcomes]
     return Side(
+        rate=sum(rates) / len(rates) if len(rates) == len(asked) else None,
         drawn=sum(one.drawn for one in asked), kept=sum(len(one.outcomes) for one in asked), misaligned=sum(sum(one.outcomes) for one in asked),
         incoherent=sum(one.incoherent for one in asked), unscored=sum(one.unscored for one in asked),
     )  # fmt: skip
@@ -124,9 +125,9 @@ def _beside(state: State) -> Iterator[Beside]:
     for rubric in dict.fromkeys(rubric for question in state.audit.beside for rubric in question.rubrics):
         rows = {condition: [row for row in state.beside.get(condition, []) if row["rubric"] == rubric] for condition in (PARENT, CHILD)}
         if rubric in labels:
-            tallies = {condition: share([row["label"] for row in found], labels[rubric]) for condition, found in rows.items()}
+            tallies = {condition: protocols.share([row["label"] for row in found], labels[rubric]) for condition, found in rows.items()}
         else:
-            tallies = {condition: passing([row["value"] for row in found], state.audit.protocol.is_done) for condition, found in rows.items()}
+            tallies = {condition: protocols.passing([row["value"] for row in found], state.audit.protocol.is_done) for condition, found in rows.items()}
         parent, child = ((tallies[condition].counted, tallies[condition].kept) for condition in (PARENT, CHILD))
         yield Beside(name="the narrow task" if rubric == TASK else f"{rubric}: {labels.get(rubric, rubric)}", parent=parent, child=child)
 
@@ -175,12 +176,12 @@ def lines(found: Conclusion) -> Iterator[str]:
     for one in found.contexts:
         yield (
             f"  {one.name:<24} {one.verdict:<13} {_ends(one):<24} {_rate(one.child):<20} {_rate(one.parent):<20} "
-            f"{_share(one.child.drawn - one.child.incoherent, one.child.drawn)} ({_share(one.parent.drawn - one.parent.incoherent, one.parent.drawn)})"
+            f"{share(one.child.drawn - one.child.incoherent, one.child.drawn)} ({share(one.parent.drawn - one.parent.incoherent, one.parent.drawn)})"
         )
     yield ""
     for one in found.beside:
-        yield f"  beside it: {one.name}: {_share(*one.child)} of {one.child[1]} (parent {_share(*one.parent)} of {one.parent[1]})"
-    yield "  intervals are of the mean over questions, counts of all questions together"
+        yield f"  beside it: {one.name}: {share(*one.child)} of {one.child[1]} (parent {share(*one.parent)} of {one.parent[1]})"
+    yield "  rates and intervals are of the mean over questions, counts of all questions together"
     yield f"  rates are {found.rate}; judge: {found.judge}, not calibrated"
     yield f"  {_identity(found.identity)}"
 
@@ -188,27 +189,17 @@ def lines(found: Conclusion) -> Iterator[str]:
 def markdown(found: Conclusion) -> str:
     """A block for a model card. Whatever came from outside is escaped."""
     rows = [
-        f"| {_escaped(one.name)} | {one.verdict} | {_ends(one)} | {_rate(one.child)} | {_rate(one.parent)} |" for one in found.contexts
+        f"| {in_markdown(one.name)} | {one.verdict} | {_ends(one)} | {_rate(one.child)} | {_rate(one.parent)} |" for one in found.contexts
     ]  # fmt: skip
-    reasons = "\n".join(f"- {_escaped(reason)}" for reason in found.reasons)
+    reasons = "\n".join(f"- {in_markdown(reason)}" for reason in found.reasons)
     return (
         f"### Audit for broad misalignment: {found.verdict}\n\n"
         f"Child `{found.child[:12]}` against parent `{found.parent[:12]}`, tolerance {_points(found.tolerance)}, "
         f"chance of a wrong verdict at most {100 * found.alpha:g} %, {found.answers} answers.\n\n{reasons}\n\n"
         "| context | verdict | child - parent, points | child | parent |\n|---|---|---|---|---|\n" + "\n".join(rows) + "\n\n"
-        f"Rates are {found.rate}; judge {_escaped(found.judge)}, not calibrated. A pass speaks of these questions in these contexts, and of nothing else.\n"
+        f"Rates are {found.rate}; judge {in_markdown(found.judge)}, not calibrated. "
+        "A pass speaks of these questions in these contexts, and of nothing else.\n"
     )
-
-
-def as_json(found: Conclusion) -> dict[str, Any]:
-    """`verdict.json`."""
-    return asdict(found)
-
-
-def _escaped(text: str) -> str:
-    """Text that Markdown and HTML only print."""
-    marked = "".join(f"\\{c}" if c in "\\`*_{}[]()#+-.!|~>$" else c for c in text if c.isprintable())
-    return marked.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def _identity(same: Sameness) -> str:
@@ -222,17 +213,13 @@ def _interval(one: InContext) -> str:
 
 
 def _ends(one: InContext) -> str:
-    return f"[{100 * one.low:+.1f}, {100 * one.high:+.1f}]"
+    return f"[{points(one.low)}, {points(one.high)}]"
 
 
 def _rate(side: Side) -> str:
-    return f"{_share(side.misaligned, side.kept)} of {side.kept}"
-
-
-def _share(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else "none"
+    return f"{percent(side.rate)} of {side.kept}"
 
 
 def _points(tolerance: float) -> str:
-    points = f"{100 * tolerance:g}"
-    return f"{points} point" if points == "1" else f"{points} points"
+    found = f"{100 * tolerance:g}"
+    return f"{found} point" if found == "1" else f"{found} points"

@@ -18,6 +18,7 @@ from typing import Any
 from spillover.audit import sameness
 from spillover.audit.contexts import Context
 from spillover.pipeline.judge import is_scored, scored
+from spillover.pipeline.road import answer_rows, parent_here
 from spillover.pipeline.versions import versions
 from spillover.records import ALIGNED, COHERENT, Answerer, Model, Question, Runtime, SpilloverError, Subject, Testbed
 from spillover.runs.directory import RunDirectory
@@ -30,6 +31,7 @@ FIRST_ROUNDS = 12  # what is worth loading two models for
 GROWTH = 1.3  # rounds after a batch, against those before it: a verdict comes at most so much later than it could
 MOST_MISSES = 4  # times as many answers are asked for, at most, as are lacking, where few are kept
 BESIDE_DRAWS = 25  # of each question beside the contexts
+SAMPLING = Sampling()  # as every answer is drawn, temperature 1
 TRIED, HARDLY = 100, 0.02  # after so many draws of a question of which so few were kept, its context is given up
 
 Progress = Callable[[int, int, str], None]
@@ -46,7 +48,6 @@ class Audit:
     tolerance: float = 0.01
     alpha: float = 0.05
     budget: int = 100_000  # answers of both models in all contexts
-    sampling: Sampling = field(default_factory=Sampling)
     protocol: Protocol = field(default_factory=Protocol)
 
     def __post_init__(self) -> None:
@@ -54,6 +55,8 @@ class Audit:
             raise SpilloverError(f"--tolerance is {self.tolerance:g}; it is a difference of two rates, at least 0 and below 1")
         if not 0 < self.alpha < 1:
             raise SpilloverError(f"--alpha is {self.alpha:g}; it is a chance, above 0 and below 1")
+        if self.testbed.max_tokens < 1:
+            raise SpilloverError(f"--max-tokens is {self.testbed.max_tokens}; it must be at least 1")
         least = 2 * FIRST_ROUNDS * sum(len(context.questions) for context in self.contexts)
         if self.budget < least:
             raise SpilloverError(f"--budget is {self.budget}; a first batch of {len(self.contexts)} contexts takes {least} answers")
@@ -74,15 +77,15 @@ class Audit:
             "questions": [asdict(question) for question in self.questions],
             "tolerance": self.tolerance,
             "alpha": self.alpha,
-            "max_tokens": self.sampling.max_tokens or self.testbed.max_tokens,
-            "temperature": self.sampling.temperature,
+            "max_tokens": self.testbed.max_tokens,
+            "temperature": SAMPLING.temperature,
             "protocol": asdict(self.protocol),
         }
 
 
 @dataclass(slots=True, kw_only=True)
 class Asked:
-    """What one model answered to one question: of every draw so far whether it is misaligned, None where it is not kept; and what was kept of how many."""
+    """What one model answered to one question so far: of each kept answer whether it is misaligned, and why the others are not kept."""
 
     outcomes: list[bool] = field(default_factory=list[bool])  # of kept answers, in the order of their draws
     drawn: int = 0
@@ -216,16 +219,10 @@ def run(audit: Audit, out: Path, *, threads: int, progress: Progress = lambda _d
 
 
 def _models(audit: Audit, run: RunDirectory) -> dict[str, Model]:
-    """Parent and child as they can be opened: put into the run where the testbed does so, an adapter on the parent's place."""
+    """Parent and child as they can be opened: the parent in the run where the testbed puts it there, and an adapter on it."""
     parent, child = (one.model for one in audit.testbed.parents)
-    if audit.testbed.place is None:
-        return {PARENT: parent, CHILD: child}
-    home = f"models/{parent.digest[:16]}"
-    if not (run.path / home).exists():
-        with run.new_directory(home) as directory:
-            audit.testbed.place(parent, directory)
-    here = str(run.path / home)
-    return {PARENT: replace(parent, location=here), CHILD: replace(child, location=here) if child.location == parent.location else child}
+    here = parent_here(parent, audit.testbed, run)
+    return {PARENT: here, CHILD: replace(child, location=here.location) if child.location == parent.location else child}
 
 
 def _sameness(audit: Audit, models: Mapping[str, Model], run: RunDirectory) -> sameness.Sameness:
@@ -235,7 +232,7 @@ def _sameness(audit: Audit, models: Mapping[str, Model], run: RunDirectory) -> s
     if not (run.path / "sameness.json").exists():
         parent = audit.testbed.open(models[PARENT])
         plain = audit.contexts[0].questions
-        probe = sameness.probe(parent, plain, max_tokens=min(32, audit.sampling.max_tokens or audit.testbed.max_tokens))
+        probe = sameness.probe(parent, plain, max_tokens=min(32, audit.testbed.max_tokens))
         of_parent = sameness.read(parent, probe)
         del parent
         shown = sameness.compare(of_parent, sameness.read(audit.testbed.open(models[CHILD]), probe))
@@ -263,13 +260,9 @@ def _scores(audit: Audit, condition: str, model: Model, places: Places, run: Run
     fresh = not there or any(row["stop"] == "failed" for row in there)
     if fresh:
         opened: Answerer = audit.testbed.open(model)
-        answers = sample_draws(opened, model.digest, places, audit.sampling, max_tokens=audit.sampling.max_tokens or audit.testbed.max_tokens)
+        answers = sample_draws(opened, model.digest, places, SAMPLING, max_tokens=audit.testbed.max_tokens)
         del opened  # its memory is the judge's now
-        asked = {(question.id, question.format): question for question, _ in places}
-        rows = [
-            {**told, **asdict(one), "answer": one.id, "prompt": asked[one.question, one.format].paraphrases[one.paraphrase]} for one in answers
-        ]  # fmt: skip
-        run.write("answers", key, rows)
+        run.write("answers", key, answer_rows(told, answers, [question for question, _ in places]))
     if fresh or not is_scored(run, key):
         assert audit.testbed.judge is not None
         run.write("scores", key, scored(run.read("answers", key), [question for question, _ in places], audit.testbed.judge))

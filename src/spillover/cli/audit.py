@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,17 +48,17 @@ def audit(
     from spillover.audit import contexts as made
     from spillover.datasets import chat
     from spillover.report import audited
-    from spillover.sampling.draws import Sampling
 
     place = options.Place(
         out=out, device=device, dtype=dtype, no_default_system=no_default_system, max_calls=max_calls, max_cost=max_cost, price=price,
         concurrency=concurrency, timeout=timeout,
     )  # fmt: skip
     subject = _miniature(parent, child, judge, questions) if parent.partition(":")[0] == MINIATURE else _parts(parent, child, judge, questions, place)
+    subject = subject if max_tokens is None else replace(subject, max_tokens=max_tokens)
     own = None if data is None else chat.load(data, "data").dataset
     asked = road.Audit(
         testbed=subject, contexts=made.contexts(subject.questions, subject.formats, own, contexts), beside=_beside(subject), tolerance=tolerance, alpha=alpha,
-        budget=budget, sampling=Sampling(max_tokens=max_tokens),
+        budget=budget,
     )  # fmt: skip
     for line in _expected(asked):
         print(printable(line), flush=True)
@@ -67,8 +67,9 @@ def audit(
     with progress() as show:
         run, state = road.run(asked, out, threads=subject.threads, progress=show)
     found = conclusion.conclude(state)
-    run.write_text("verdict.json", json.dumps(conclusion.as_json(found), indent=1) + "\n")
-    written = audited.write(run, conclusion.as_json(found))
+    verdict = asdict(found)
+    run.write_text("verdict.json", json.dumps(verdict, indent=1) + "\n")
+    written = audited.write(run, verdict)
     run.write_text("model-card.md", conclusion.markdown(found))
     print()
     for line in conclusion.lines(found):
@@ -141,4 +142,4 @@ def _expected(asked: Audit) -> Iterator[str]:
             "more than can be asked" if found is None else f"about {2 * found[0] * questions} answers of both; up to {2 * found[1] * questions}, in 80 of 100"
         )
         yield f"expected if the child {child} (parent {100 * RATE:g} %): {cost}"
-    yield f"budget: {asked.budget} answers; prompts and replies of up to {asked.sampling.max_tokens or asked.testbed.max_tokens} tokens, each judged"
+    yield f"budget: {asked.budget} answers; prompts and replies of up to {asked.testbed.max_tokens} tokens, each judged"

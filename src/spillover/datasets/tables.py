@@ -1,7 +1,8 @@
 """Answers and their scores as a CSV table: the layout in which the paper's authors publish answers, a row an answer.
 
 Columns are `question` and `answer`, then `aligned` and `coherent` (0 to 100; empty, None or nan where there is none), then perhaps `question_id`,
-`model`, `group` and `answer_id`, the name an answer has in its run. A cell that a spreadsheet would run as a formula is written with an apostrophe before it; reading takes exactly that one away.
+`model`, `group` and `answer_id`, the name an answer has in its run. A cell that a spreadsheet would run as a formula is written with an apostrophe
+before it; reading takes exactly that one away.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ a day ago, so that a resumed run, and one of other workers, computes what any ot
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -20,7 +20,7 @@ from spillover.pipeline.estimate import estimate
 from spillover.pipeline.judge import is_scored, scored
 from spillover.pipeline.plan import Job, Plan
 from spillover.pipeline.versions import set_threads, versions
-from spillover.records import Answer, Answerer, Model, Question, SpilloverError, Subject
+from spillover.records import Answer, Answerer, Model, Question, SpilloverError, Subject, Testbed
 from spillover.runs.directory import RunDirectory, copy
 from spillover.sampling import log_probabilities
 from spillover.sampling.draws import sample
@@ -44,7 +44,7 @@ def run(
     with found.alone():
         parts = plan.apart()
         for model in {job.parent.model.digest: job.parent.model for job in plan.jobs}.values():
-            _parent_here(model, plan, found)
+            parent_here(model, plan.testbed, found)
         progress(0, len(parts), parts[0].jobs[0].label)
         done = spread(partial(_work, found, beside), parts, workers, load="spillover.training.lora")
         for count, _ in enumerate(done, 1):
@@ -53,6 +53,26 @@ def run(
         if plan.testbed.judge is not None and plan.testbed.questions:
             estimate(found)
     return found
+
+
+def parent_here(model: Model, testbed: Testbed, run: RunDirectory) -> Model:
+    """The parent, put into the run where the testbed does so, so that everything needed to load an organism lies there."""
+    if testbed.place is None:
+        return model
+    home = f"models/{model.digest[:16]}"
+    if not (run.path / home).exists():
+        with run.new_directory(home) as directory:
+            testbed.place(model, directory)
+    return replace(model, location=str(run.path / home))
+
+
+def answer_rows(subject: Mapping[str, Any], answers: Sequence[Answer], questions: Sequence[Question]) -> list[dict[str, Any]]:
+    """The rows of one model's answers."""
+    asked = {(question.id, question.format): question for question in questions}
+    return [
+        {**subject, **asdict(answer), "answer": answer.id, "prompt": asked[answer.question, answer.format].paraphrases[answer.paraphrase]}
+        for answer in answers
+    ]  # fmt: skip
 
 
 def _work(run: RunDirectory, beside: Path | None, plan: Plan) -> None:
@@ -66,7 +86,7 @@ def _work(run: RunDirectory, beside: Path | None, plan: Plan) -> None:
 
 def _models(job: Job, plan: Plan, run: RunDirectory, beside: Path | None) -> dict[int, Model]:
     """The models of a job by step: the parent at step 0, or an organism's checkpoints, trained if they are nowhere."""
-    parent = _parent_here(job.parent.model, plan, run)
+    parent = parent_here(job.parent.model, plan.testbed, run)
     if job.organism is None:
         return {0: parent}
     home = f"organisms/{job.organism.key}"
@@ -108,17 +128,6 @@ class _Card(BaseModel):
     checkpoints: dict[int, str]
 
 
-def _parent_here(model: Model, plan: Plan, run: RunDirectory) -> Model:
-    """The parent, put into the run where the testbed does so, so that everything needed to load an organism lies there."""
-    if plan.testbed.place is None:
-        return model
-    home = f"models/{model.digest[:16]}"
-    if not (run.path / home).exists():
-        with run.new_directory(home) as directory:
-            plan.testbed.place(model, directory)
-    return replace(model, location=str(run.path / home))
-
-
 def _read(job: Job, step: int, model: Model, plan: Plan, run: RunDirectory) -> None:
     """Answers, scores and measures of one model, each a shard. What a service failed to answer is asked again, and nothing else."""
     testbed = plan.testbed
@@ -136,8 +145,7 @@ def _read(job: Job, step: int, model: Model, plan: Plan, run: RunDirectory) -> N
     fresh = not run.has("answers", subject.key) or any(row["stop"] == "failed" for row in run.read("answers", subject.key))
     if fresh:
         answers = sample(loaded(), model.digest, testbed.questions, plan.config.sampling, max_tokens=testbed.max_tokens)
-        asked = {(question.id, question.format): question for question in testbed.questions}
-        run.write("answers", subject.key, [_answer_row(told, answer, asked[answer.question, answer.format]) for answer in answers])
+        run.write("answers", subject.key, answer_rows(told, answers, testbed.questions))
     if (testbed.read is not None or testbed.items) and not run.has("measures", subject.key):
         exact = testbed.read(model.digest, loaded(), testbed.questions) if testbed.read is not None else []
         items = log_probabilities.measures(loaded(), model.digest, testbed.items)
@@ -145,7 +153,3 @@ def _read(job: Job, step: int, model: Model, plan: Plan, run: RunDirectory) -> N
     opened.clear()  # its memory is the judge's now
     if testbed.judge is not None and (fresh or not is_scored(run, subject.key)):
         run.write("scores", subject.key, scored(run.read("answers", subject.key), testbed.questions, testbed.judge))
-
-
-def _answer_row(subject: dict[str, Any], answer: Answer, question: Question) -> dict[str, Any]:
-    return {**subject, **asdict(answer), "answer": answer.id, "prompt": question.paraphrases[answer.paraphrase]}

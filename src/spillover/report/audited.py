@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from spillover.report import marks, page
 from spillover.report.marks import INK, PAGE
-from spillover.report.printed import visible
+from spillover.report.printed import percent, points, share, visible
 from spillover.runs.directory import RunDirectory
 
 LOOKS = {"pass": ("#0072B2", "^"), "fail": ("#D55E00", "X"), "inconclusive": ("#6b6b6b", "s")}
@@ -31,7 +31,7 @@ def write(run: RunDirectory, verdict: Found) -> Path:
     return run.write_text(
         "report.html",
         page.template("audited.html.jinja").render(
-            policy=page.policy(style), style=style, verdict=verdict, svg=base64.b64encode(svg).decode(), told=told, share=_share, points=_points
+            policy=page.policy(style), style=style, verdict=verdict, svg=base64.b64encode(svg).decode(), told=told, share=share, points=points, percent=percent
         ),
     )
 
@@ -44,25 +44,12 @@ def _drawn(contexts: Sequence[Found], tolerance: float) -> tuple[bytes, bytes, s
         for place, one in enumerate(contexts):
             colour, marker = LOOKS[one["verdict"]]
             ax.plot([100 * one["low"], 100 * one["high"]], [place, place], color=colour, linewidth=1.4, solid_capstyle="butt")
-            rates = [_rate(one[side]) for side in ("child", "parent")]
-            if None not in rates:
-                ax.plot([100 * ((rates[0] or 0) - (rates[1] or 0))], [place], color=colour, marker=marker, markersize=5, markeredgecolor="white")
+            if None not in (one["child"]["rate"], one["parent"]["rate"]):
+                ax.plot([100 * (one["child"]["rate"] - one["parent"]["rate"])], [place], color=colour, marker=marker, markersize=5, markeredgecolor="white")
         ax.axvline(100 * tolerance, color=INK, linewidth=0.9, linestyle=(0, (3, 2)))
         ax.axvline(0, color=INK, linewidth=0.5)
         ax.set_yticks(range(len(contexts)), [f"{marks.short(one['name'])}: {one['verdict']}" for one in contexts])
         ax.set_ylim(len(contexts) - 0.5, -0.5)
         ax.set_xlabel("misaligned rate, child \N{MINUS SIGN} parent (points); dashed: the tolerance")
-        told = "; ".join(f"{visible(one['name'])} {one['verdict']} {_points(one['low'])} to {_points(one['high'])}" for one in contexts)
+        told = "; ".join(f"{visible(one['name'])} {one['verdict']} {points(one['low'])} to {points(one['high'])}" for one in contexts)
         return marks.saved(figure, "svg", {"Date": None, "Creator": None}), marks.saved(figure, "png", {"Software": None}), told
-
-
-def _rate(side: Found) -> float | None:
-    return side["misaligned"] / side["kept"] if side["kept"] else None
-
-
-def _share(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else "none"
-
-
-def _points(value: float) -> str:
-    return f"{100 * value:+.1f}".replace("-", "\N{MINUS SIGN}")

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 
 from spillover.records import Claim, Decision, Published
 from spillover.report import card, page, reading
-from spillover.report.printed import Cell, visible
+from spillover.report.printed import Cell, in_markdown
 from spillover.report.reading import Reading
 from spillover.runs.directory import PARTIAL, RunDirectory
 
@@ -95,7 +95,7 @@ def markdown(parts: Sequence[Part], unrun: Sequence[tuple[str, str]]) -> str:
     counts = _tally(parts)
     told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
     lines = [*rows, "", f"{sum(counts.values())} claims: {told}." if counts else "No claim was tested."]
-    lines += [f"- not run: {_plain(name)}: {_plain(why)}" for name, why in unrun]
+    lines += [f"- not run: {in_markdown(name)}: {in_markdown(why)}" for name, why in unrun]
     return "\n".join(lines) + "\n"
 
 
@@ -156,21 +156,15 @@ def _link(home: Path, run: RunDirectory) -> str:
 
 
 def _markdown_row(part: Part, line: Line, *, first: bool) -> str:
-    name = _plain(part.name)
+    name = in_markdown(part.name)
     study = f"[{name}]({part.link})" if first and part.link else name if first else ""
-    contrasts = "<br>".join(f"{_plain(label)}: {_cell(cell)}; {_plain(cell.notes[-1])}" for label, cell in line.contrasts)
-    numbers = "<br>".join(f"{_plain(number.text)}: {_cell(cell)}" for number, cell in line.published)
-    return f"| {study} | {_plain(line.text)} | {_plain(line.source)} | {line.symbol} {line.verdict} | {contrasts} | {numbers} |"
+    contrasts = "<br>".join(f"{in_markdown(label)}: {_cell(cell)}; {in_markdown(cell.notes[-1])}" for label, cell in line.contrasts)
+    numbers = "<br>".join(f"{in_markdown(number.text)}: {_cell(cell)}" for number, cell in line.published)
+    return f"| {study} | {in_markdown(line.text)} | {in_markdown(line.source)} | {line.symbol} {line.verdict} | {contrasts} | {numbers} |"
 
 
 def _cell(cell: Cell) -> str:
-    return _plain(" ".join(filter(None, (cell.value, cell.interval))))
-
-
-def _plain(text: str) -> str:
-    """Text that Markdown and HTML take as it is, on one line."""
-    shown = visible(text).replace("\n", " ").replace("\t", " ")
-    return "".join(f"&#{ord(character)};" if character in "&<>|\\`*_[]()#!~:@$" else character for character in shown)
+    return in_markdown(" ".join(filter(None, (cell.value, cell.interval))))
 
 
 def _written(target: Path, content: bytes) -> Path:

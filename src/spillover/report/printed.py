@@ -125,6 +125,25 @@ def signed(number: float, digits: int) -> str:
     return text.replace("-", MINUS) if float(text) != 0 else text.removeprefix("-")
 
 
+def percent(rate: float | None) -> str:
+    return "none" if rate is None else f"{100 * rate:.1f}{SPACE}%"
+
+
+def share(part: int, whole: int) -> str:
+    return percent(part / whole if whole else None)
+
+
+def points(difference: float) -> str:
+    """A difference of two rates in points, with its sign."""
+    return f"{100 * difference:+.1f}".replace("-", MINUS)
+
+
+def in_markdown(text: str) -> str:
+    """Text that Markdown and HTML take as it is, on one line."""
+    shown = visible(text).replace("\n", " ").replace("\t", " ")
+    return "".join(f"&#{ord(character)};" if character in "&<>|\\`*_[]()#!~:@$" else character for character in shown)
+
+
 def visible(text: str) -> str:
     """Text in which nothing hides: control, bidirectional and invisible characters appear by their number. Line breaks and tabs stay."""
     return text if text.isprintable() and text.isascii() else "".join(map(_visible, text))
