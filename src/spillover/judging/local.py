@@ -13,10 +13,12 @@ Shapes: B rows, N nodes of the tree, T tokens of the prompt, V vocabulary, W tok
 # pyright: reportAttributeAccessIssue=false, reportMissingTypeStubs=false
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from math import exp
 from typing import Any
 
@@ -26,12 +28,13 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingW
 from spillover.judging import rubrics
 from spillover.models.local import LocalModel
 from spillover.models.memory import rows_at_once
-from spillover.models.template import Tokenizer
+from spillover.models.template import ChatTemplate, Tokenizer
 from spillover.progress import tell
 from spillover.records import Answer, Question, Score, SpilloverError, chat
 
 UNKNOWN = "the judge has no token for part of the answer"
 TOO_LONG = "too long for the judge"
+_SIGNS = re.compile(r"[][<>|#]")  # what sets a mark of a chat template apart from words that anybody may say
 
 
 class LocalJudge:
@@ -48,6 +51,10 @@ class LocalJudge:
     def model(self) -> LocalModel:
         return self._given if isinstance(self._given, LocalModel) else self._given()
 
+    @cached_property
+    def turns(self) -> Turns:
+        return Turns.of(self.model.template)
+
     def score(self, question: Question, answers: Sequence[Answer]) -> list[Score]:
         """One score per answer and rubric of the question, in that order. Equal prompts are computed once."""
         known: dict[tuple[str, str], Mapping[str, float] | str] = {}
@@ -62,7 +69,8 @@ class LocalJudge:
             return rubrics.missing(rubric, answer, self.identity, rubrics.NO_ANSWER)
         prompt = rubrics.filled(question, rubric, answer)
         if (rubric, prompt) not in known:
-            imitates = rubrics.imitates(question, rubric, answer) or self.model.template.spelt(prompt) is not None
+            template = self.model.template
+            imitates = rubrics.imitates(question, rubric, answer) or template.spelt(prompt) is not None or self.turns.are_written_in(answer.text)
             known[rubric, prompt] = rubrics.IMITATION if imitates else self._probabilities(rubrics.labels(question, rubric), prompt, answer.text)
         found = known[rubric, prompt]
         if isinstance(found, str):
@@ -78,6 +86,8 @@ class LocalJudge:
             return UNKNOWN
         template.refuse_unknown(template.text_ids(prompt), prompt)
         ids = template.prompt_ids(chat(("user", prompt)))  # not the model's own, which keeps every prompt it ever saw
+        if self.turns.count(ids) != self.turns.tokens:
+            return rubrics.IMITATION
         if len(ids) + max(self._trees[labels].depths) > (getattr(config, "max_position_embeddings", None) or float("inf")):
             return TOO_LONG
         return {label: exp(nats) for label, nats in _read(self.model, ids, self._trees[labels]).items()}
@@ -86,6 +96,36 @@ class LocalJudge:
 def label_log_probabilities(model: LocalModel, prompt_ids: Sequence[int], labels: Sequence[str]) -> dict[str, float]:
     """log P(label and end of turn | prompt) in nats for every label, summed over its token paths; -inf for a label that has none."""
     return _read(model, prompt_ids, label_tree(model.tokenizer, labels))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turns:
+    """What a chat template makes of one message: how many of its tokens are `marks` (control tokens, and others that were added to a vocabulary and
+    that the template writes), and the lines with a sign in them that it writes between the message and the reply, such as `[/INST]`.
+
+    A prompt with another count holds a mark that is not the template's. A template whose turns are marked by words alone has no such lines.
+    """
+
+    marks: frozenset[int]
+    tokens: int
+    lines: tuple[str, ...]
+
+    @classmethod
+    def of(cls, template: ChatTemplate) -> Turns:
+        ids, others = (template.prompt_ids(chat(("user", text))) for text in ("ask", "what"))
+        same = takewhile(lambda pair: pair[0] == pair[1], zip(reversed(ids), reversed(others), strict=False))
+        after: str = template.tokenizer.decode([token for token, _ in same][::-1])
+        lines = {rubrics.bare(line) for line in after.splitlines() if _SIGNS.search(line)}
+        added = {int(token) for token in template.tokenizer.added_tokens_decoder} & set(ids)
+        marks = (template.control_ids | added) - {template.tokenizer.unk_token_id}
+        return cls(marks=marks, tokens=sum(token in marks for token in ids), lines=tuple(sorted(line for line in lines if len(line) > 3)))
+
+    def count(self, ids: Sequence[int]) -> int:
+        return sum(token in self.marks for token in ids)
+
+    def are_written_in(self, text: str) -> bool:
+        said = rubrics.bare(text)
+        return any(line in said for line in self.lines)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -7,6 +7,7 @@ the probability), or a choice among labels. How a judge came by its probabilitie
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from math import fsum
 
@@ -19,6 +20,13 @@ NO_ANSWER = "no answer: the model's endpoint failed"
 IMITATION = "the answer imitates the judge's prompt"
 _SLOT = re.compile(r"\{(question|answer)\}")
 _MARKER = re.compile(r"\[[A-Z][A-Z ]{2,40}\]")  # [ANSWER END] and the like
+_FENCE = re.compile(rf"[^\w\[]*({_MARKER.pattern})")  # one that nothing but signs and spaces parts from the slot
+_UNSEEN = frozenset({"Mn", "Me", "Cc", "Cf", "Cn", "Co", "Cs", "Zs", "Zl", "Zp", "Pc", "Pd"})  # Unicode's categories of what `bare` takes out
+_BLANKS = "\N{HANGUL CHOSEONG FILLER}\N{HANGUL JUNGSEONG FILLER}\N{BRAILLE PATTERN BLANK}"  # letters and signs by category, and nothing to see
+_ALIKE = str.maketrans(
+    "【〔〖〘〚「『⁅⟦⟬❲⌈⌊】〕〗〙〛」』⁆⟧⟭❳⌉⌋" + "АВЕКМНОРСТУХІЅЈаеорсухіѕј" + "ΑΒΕΖΗΙΚΜΝΟΡΤΥΧ",  # noqa: RUF001
+    "[" * 13 + "]" * 13 + "ABEKMHOPCTYXISJaeopcyxisj" + "ABEZHIKMNOPTYX",
+)
 
 
 def labels(question: Question, rubric: str) -> tuple[str, ...]:
@@ -33,8 +41,25 @@ def filled(question: Question, rubric: str, answer: Answer) -> str:
 
 
 def imitates(question: Question, rubric: str, answer: Answer) -> bool:
-    """Whether an answer holds one of the markers that fence it in the prompt: then a judge cannot tell where it ends."""
-    return any(marker in answer.text.upper() for marker in _MARKER.findall(question.prompts[rubric]))
+    """Whether an answer holds one of the markers that fence it in the prompt, disguised or not: then a judge cannot tell where it ends."""
+    said = bare(answer.text)
+    return any(bare(marker) in said for marker in _MARKER.findall(question.prompts[rubric]))
+
+
+def bare(text: str) -> str:
+    """What is left of a text without disguise, for finding a marker in it: two texts that read alike should be the same here.
+
+    Compatibility forms are taken apart (NFKD); accents, invisible and control characters, white space, dashes and underscores are out; brackets of
+    other shapes and the commonest Cyrillic and Greek look-alikes are the plain ones; case is folded. Not every look-alike of Unicode is known here.
+    """
+    apart = unicodedata.normalize("NFKD", text).translate(_ALIKE)
+    return "".join(sign for sign in apart if unicodedata.category(sign) not in _UNSEEN and sign not in _BLANKS).casefold()
+
+
+def end_marker(prompt: str) -> str | None:
+    """The marker that follows the answer in a rubric's prompt. None: there is a slot that no marker ends, and any text can leave it."""
+    ends = [_FENCE.match(rest) for rest in prompt.split("{answer}")[1:]]
+    return ends[0][1] if ends and all(ends) and ends[0] else None
 
 
 def score(question: Question, rubric: str, answer: Answer, judge: str, probabilities: Mapping[str, float], *, date: str = "") -> Score:
