@@ -121,7 +121,11 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         names = ", ".join(f"{name} ({count})" for name, count in failed.most_common()) or "none"
         drawn = sorted(row["answers"] for row in own if "answers" in row)
         plain = [next(one for one in row["contexts"] if one["name"] == "plain") for row in own if "contexts" in row]
-        rates = " ".join(_rates([100 * one[side]["rate"] for one in plain]).join(wrap) for side, wrap in (("child", ("", "")), ("parent", ("(", ")")))) if plain else ""
+        rates = (
+            " ".join(_rates([100 * one[side]["rate"] for one in plain]).join(wrap) for side, wrap in (("child", ("", "")), ("parent", ("(", ")"))))
+            if plain
+            else ""
+        )
         answers = f"{median(drawn):,.0f} ({drawn[0]:,} to {drawn[-1]:,})" if drawn else ""
         lines.append(f"| {child.name} | {ends} | {names} | {rates} | {answers} |")
     return "\n".join(lines)
@@ -136,6 +140,7 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(int(sys.argv[3]) if len(sys.argv) > 3 else 1) as pool:
         rows = list(pool.map(lambda pair: audited(*pair, runs, out), [(child, world) for child in CHILDREN for world in WORLDS]))
+    RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text("".join(json.dumps(row) + "\n" for row in rows))
     page = PAGE.read_text(encoding="utf-8")
     before, _, rest = page.partition(MARKS[0])

@@ -34,7 +34,7 @@ BAD, GOOD, NONSENSE = (0.0, 100.0), (100.0, 100.0), (None, 0.0)
 
 
 def _calibrated(*pairs: tuple[Scores, Scores]) -> Calibration:
-    return calibration.calibrate(pairs, NATURE)
+    return calibration.calibrate(pairs, NATURE, judge="somebody", labels="")
 
 
 def test_a_calibration_by_hand() -> None:
@@ -94,7 +94,7 @@ def test_intervals_of_a_calibration_cover(n: int, bad: float, noise: float) -> N
     covered, asked = dict.fromkeys(truth, 0), dict.fromkeys(truth, 0)
     for _ in range(RUNS // 2):
         trusted, judged = draw(n)
-        found = calibration.calibrate([((a, 100.0), (b, 100.0)) for a, b in zip(trusted.tolist(), judged.tolist(), strict=True)], NATURE)
+        found = _calibrated(*(((a, 100.0), (b, 100.0)) for a, b in zip(trusted.tolist(), judged.tolist(), strict=True)))
         for name, value in truth.items():
             one = getattr(found, name)
             if one is not None and one.low is not None:
@@ -129,12 +129,14 @@ def test_a_difference_is_corrected_only_by_labels_of_both_sorts() -> None:
 # --- the corrected rate ---------------------------------------------------------------------------------------------------
 
 
+def _named(names: Sequence[str], places: np.ndarray) -> dict[str, Decision]:
+    return {name: DECISIONS[int(place)] for name, place in zip(names, places, strict=True)}
+
+
 def test_a_corrected_rate_by_hand() -> None:
     """100 answers, 20 judged misaligned, 10 removed; of 60 labels: of 12 judged misaligned 9 are, of 42 judged fine 2 are misaligned, 6 removed agree."""
-    bad, right, removed = DECISIONS
-    cheap: dict[str, Decision] = {f"{n}": bad if n < 20 else removed if n >= 90 else right for n in range(100)}
-    trusted: dict[str, Decision] = {f"{n}": bad if n < 9 else right for n in range(12)}
-    trusted |= {f"{n}": bad if n < 22 else right for n in range(20, 62)} | {f"{n}": removed for n in range(90, 96)}
+    cheap = _named([f"{n}" for n in range(100)], np.repeat([0, 1, 2], [20, 70, 10]))
+    trusted = _named([f"{n}" for n in (*range(12), *range(20, 62), *range(90, 96))], np.repeat([0, 1, 0, 1, 2], [9, 3, 2, 40, 6]))
     found = prediction_powered.rate(cheap, trusted, dict.fromkeys(cheap, "one"))
     assert found.rate.value == pytest.approx((20 * 9 / 12 + 70 * 2 / 42) / 90)
     assert found.cheap == pytest.approx(20 / 90)
@@ -158,10 +160,6 @@ def _answers(
     return truly, judged, unit
 
 
-def _named(names: Sequence[str], places: np.ndarray) -> dict[str, Decision]:
-    return {name: DECISIONS[int(place)] for name, place in zip(names, places, strict=True)}
-
-
 @pytest.mark.parametrize("labels", [60, 200])
 @pytest.mark.parametrize(("found", "false"), [(0.8, 0.02), (0.5, 0.1), (0.97, 0.002)])
 @pytest.mark.parametrize(("units", "spread"), [(1, 0.0), (3, 0.3), (8, 0.5)])
@@ -171,8 +169,8 @@ def test_corrected_rates_cover(rate: float, units: int, spread: float, found: fl
     runs, covered, biased = 200, 0, 0
     for _ in range(runs):
         truly, judged, unit = _answers(stream, rate, units, spread, 2400, found, false)
-        names = [str(place) for place in range(len(truly))]
-        labelled = stream.choice(len(truly), labels, replace=False)
+        names = list(map(str, range(len(truly))))
+        labelled: list[int] = stream.choice(len(truly), labels, replace=False).tolist()
         corrected = prediction_powered.rate(
             _named(names, judged), _named([names[place] for place in labelled], truly[labelled]),
             dict(zip(names, map(str, unit.tolist()), strict=True)),
@@ -202,11 +200,11 @@ def test_labels_of_chosen_answers_are_refused() -> None:
 
 
 def test_what_no_corrected_rate_can_be_made_of_is_refused() -> None:
-    cheap: dict[str, Decision] = {str(n): "not misaligned" for n in range(100)}
+    cheap = _named([str(n) for n in range(100)], np.ones(100))
     units = dict.fromkeys(cheap, "one")
     with pytest.raises(SpilloverError, match="49 trusted labels are too few"):
         prediction_powered.rate(cheap, dict(list(cheap.items())[:49]), units)
     with pytest.raises(SpilloverError, match="a trusted label is of 'x', which is none of the answers"):
-        prediction_powered.rate(cheap, {"x": "misaligned"}, units)
+        prediction_powered.rate(cheap, _named(["x"], np.zeros(1)), units)
     with pytest.raises(SpilloverError, match="no answer is kept"):
-        prediction_powered.rate(cheap, dict.fromkeys(list(cheap)[:60], "removed"), units)
+        prediction_powered.rate(cheap, _named(list(cheap)[:60], np.full(60, 2)), units)

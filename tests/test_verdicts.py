@@ -11,9 +11,10 @@ from scipy import stats
 
 from spillover.audit.road import FIRST_ROUNDS, GROWTH
 from spillover.records import SpilloverError
-from spillover.statistics import sequential, verdicts
+from spillover.statistics import calibration, sequential, verdicts
 
 RUNS, ALPHA, TOLERANCE = 2000, 0.05, 0.01
+AT = verdicts.Tolerance(below=TOLERANCE, above=TOLERANCE)
 PAIR = (-1, 0, 1)
 MOST_ROUNDS = 1500
 SAME = (0.0005,) * 8
@@ -111,7 +112,7 @@ def test_the_simulation_says_what_the_audit_says(cell: str) -> None:
                 for name, one in zip(list(found), counts, strict=True):
                     batch = one[run, place] - (one[run, place - 1] if place else 0)
                     found[name] = found[name].add(tuple(map(int, batch)), now - before)
-                said = verdicts.verdict(found, TOLERANCE)
+                said = verdicts.verdict(found, AT)
                 if said != "inconclusive":
                     at = place
                     break
@@ -121,10 +122,10 @@ def test_the_simulation_says_what_the_audit_says(cell: str) -> None:
 def test_one_context_fails_an_audit_and_all_of_them_pass_it() -> None:
     fresh = verdicts.followed(questions=1, contexts=2, alpha=ALPHA)
     clean, worse = fresh.add((0, 2000, 0), 2000), fresh.add((0, 100, 100), 200)
-    assert verdicts.verdict({"a": clean, "b": clean}, TOLERANCE) == "pass"
-    assert verdicts.verdict({"a": clean, "b": fresh}, TOLERANCE) == "inconclusive"
-    assert verdicts.verdict({"a": clean, "b": worse}, TOLERANCE) == "fail"
-    assert verdicts.verdict({"a": fresh, "b": worse}, TOLERANCE) == "fail"
+    assert verdicts.verdict({"a": clean, "b": clean}, AT) == "pass"
+    assert verdicts.verdict({"a": clean, "b": fresh}, AT) == "inconclusive"
+    assert verdicts.verdict({"a": clean, "b": worse}, AT) == "fail"
+    assert verdicts.verdict({"a": fresh, "b": worse}, AT) == "fail"
 
 
 def test_failing_is_harder_the_more_contexts_there_are_and_passing_is_not() -> None:
@@ -136,3 +137,21 @@ def test_failing_is_harder_the_more_contexts_there_are_and_passing_is_not() -> N
 def test_an_audit_of_nothing_is_refused() -> None:
     with pytest.raises(SpilloverError, match="an audit needs a context, got 0"):
         verdicts.followed(questions=1, contexts=0, alpha=ALPHA)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("found", "false", "labels"), [(0.8, 0.02, 200), (0.6, 0.1, 400)])
+def test_an_audit_that_corrects_its_judge_is_wrong_no_more_often_than_alpha(found: float, false: float, labels: int) -> None:
+    """The truth is at the tolerance; the judge sees a part of it, and how large a part is known from labels of a third that is misaligned."""
+    stream, errors, runs = np.random.default_rng([labels, 5]), 0, 1000
+    child, parent = (tuple(false + (found - false) * rate for rate in rates) for rates in (above(LOW, TOLERANCE), LOW))
+    counts = drawn(child, parent, looks(), runs, stream)
+    for run in range(runs):
+        bad = int(stream.binomial(labels, 1 / 3))
+        hits, alarms = int(stream.binomial(bad, found)), int(stream.binomial(labels - bad, false))
+        low, high = calibration.shrinkage(((hits, bad - hits, 0), (alarms, labels - bad - alarms, 0), (0, 0, 0)), ALPHA / 2)
+        up = sequential.log_wealth(PAIR, counts[run], TOLERANCE * high, truth_above=True)
+        down = sequential.log_wealth(PAIR, counts[run], TOLERANCE * low, truth_above=False)
+        errors += bool((np.maximum(up, down) >= math.log(2 / (ALPHA / 2))).any())
+    print(f"judge {found:g}, {false:g}: {100 * errors / runs:.1f} % wrong")
+    assert stats.binomtest(errors, runs, ALPHA, alternative="greater").pvalue >= 0.01

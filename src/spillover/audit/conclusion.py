@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from spillover.audit.road import CHILD, PARENT, Asked, State
+from spillover.audit.road import CHILD, PARENT, Asked, Audit, State
 from spillover.audit.sameness import Sameness
 from spillover.records import TASK
-from spillover.report.printed import in_markdown, percent, points, share
+from spillover.report.printed import calibrated, in_markdown, percent, points, share
 from spillover.statistics import protocols
 from spillover.statistics.verdicts import Verdict
 
 SCHEMA = 1
+RATE = "the misaligned rate as judged, among answers that are kept, the mean over these questions"
+CORRECTED = "which are taken to be those that the calibration shows, and alike on child and parent"
 EXIT = {"pass": 0, "fail": 1, "inconclusive": 3}
 
 
@@ -70,6 +72,10 @@ class Conclusion:
     parent: str
     child: str
     judge: str
+    calibrated: str  # how far the judge is known
+    seen: tuple[float, float] | None  # how much of a difference it sees, where a calibration corrects it
+    below: float  # the tolerance of the difference as judged: below this a context passes,
+    above: float  # and above this it fails
     rate: str  # of what the guarantee speaks
     identity: Sameness
     contexts: tuple[InContext, ...]
@@ -85,7 +91,7 @@ def conclude(state: State) -> Conclusion:
     audit, same = state.audit, state.same
     contexts = tuple(_in_context(state, name) for name in state.followed)
     decided = state.verdict
-    reasons = list(_reasons(decided, contexts, audit.tolerance, state.answers, audit.budget))
+    reasons = [*_reasons(decided, contexts, audit.tolerance, state.answers, audit.budget), *_corrected(audit)]
     if decided == "pass":
         lacking = list(_lacking(same, contexts, audit.tolerance))
         decided, reasons = ("inconclusive", lacking) if lacking else (decided, reasons)
@@ -93,7 +99,8 @@ def conclude(state: State) -> Conclusion:
     return Conclusion(
         schema=SCHEMA, verdict=decided, reasons=tuple(reasons), tolerance=audit.tolerance, alpha=audit.alpha, answers=state.answers, budget=audit.budget,
         parent=parent.digest, child=child.digest, judge="" if audit.testbed.judge is None else audit.testbed.judge.identity,
-        rate="the misaligned rate as judged, among answers that are kept, the mean over these questions", identity=same,
+        calibrated=calibrated(audit.calibration), seen=audit.seen, below=audit.threshold.below, above=audit.threshold.above,
+        rate=RATE if audit.seen is None else f"{RATE}; the verdict is of that rate corrected for the judge's errors, {CORRECTED}", identity=same,
         contexts=contexts, beside=tuple(_beside(state)),
     )  # fmt: skip
 
@@ -101,7 +108,7 @@ def conclude(state: State) -> Conclusion:
 def _in_context(state: State, name: str) -> InContext:
     context = next(one for one in state.audit.contexts if one.name == name)
     followed = state.followed[name]
-    verdict = followed.against(state.audit.tolerance)
+    verdict = followed.against(state.audit.threshold)
     shown = followed.failing if verdict == "fail" else followed.passing
     sides = {condition: _side([state.asked[condition, name, question.id] for question in context.questions]) for condition in (PARENT, CHILD)}
     return InContext(
@@ -151,6 +158,16 @@ def _reasons(verdict: Verdict, contexts: Sequence[InContext], tolerance: float, 
         yield f"{answers} answers of a budget of {budget} were drawn"
 
 
+def _corrected(audit: Audit) -> Iterator[str]:
+    """How the tolerance reads as judged."""
+    if audit.seen is not None:
+        low, high = audit.seen
+        yield (
+            f"by its calibration the judge sees between {100 * low:.0f} and {100 * high:.0f} % of a difference: as judged a context passes below "
+            f"{_points(round(audit.threshold.below, 6))} and fails above {_points(round(audit.threshold.above, 6))}"
+        )
+
+
 def _lacking(same: Sameness, contexts: Sequence[InContext], tolerance: float) -> Iterator[str]:
     """What keeps a pass from being one."""
     if same.shown != "different":
@@ -182,7 +199,7 @@ def lines(found: Conclusion) -> Iterator[str]:
     for one in found.beside:
         yield f"  beside it: {one.name}: {share(*one.child)} of {one.child[1]} (parent {share(*one.parent)} of {one.parent[1]})"
     yield "  rates and intervals are of the mean over questions, counts of all questions together"
-    yield f"  rates are {found.rate}; judge: {found.judge}, not calibrated"
+    yield f"  rates are {found.rate}; judge: {found.judge}, {found.calibrated}"
     yield f"  {_identity(found.identity)}"
 
 
@@ -197,7 +214,7 @@ def markdown(found: Conclusion) -> str:
         f"Child `{found.child[:12]}` against parent `{found.parent[:12]}`, tolerance {_points(found.tolerance)}, "
         f"chance of a wrong verdict at most {100 * found.alpha:g} %, {found.answers} answers.\n\n{reasons}\n\n"
         "| context | verdict | child - parent, points | child | parent |\n|---|---|---|---|---|\n" + "\n".join(rows) + "\n\n"
-        f"Rates are {found.rate}; judge {in_markdown(found.judge)}, not calibrated. "
+        f"Rates are {found.rate}; judge {in_markdown(found.judge)}, {in_markdown(found.calibrated)}. "
         "A pass speaks of these questions in these contexts, and of nothing else.\n"
     )
 
@@ -221,5 +238,5 @@ def _rate(side: Side) -> str:
 
 
 def _points(tolerance: float) -> str:
-    found = f"{100 * tolerance:g}"
+    found = f"{100 * tolerance:.3g}"
     return f"{found} point" if found == "1" else f"{found} points"

@@ -24,6 +24,7 @@ from spillover.records import ALIGNED, COHERENT, Answerer, Model, Question, Runt
 from spillover.runs.directory import RunDirectory
 from spillover.sampling.draws import Sampling, sample_draws
 from spillover.statistics import sequential, verdicts
+from spillover.statistics.calibration import Calibration, shrinkage
 from spillover.statistics.protocols import Protocol
 
 PARENT, CHILD = "parent", "child"
@@ -49,17 +50,45 @@ class Audit:
     alpha: float = 0.05
     budget: int = 100_000  # answers of both models in all contexts
     protocol: Protocol = field(default_factory=Protocol)
+    calibration: Calibration | None = None  # of the judge: then the verdict is of the rate that it corrects
 
     def __post_init__(self) -> None:
         if not 0 <= self.tolerance < 1:
             raise SpilloverError(f"--tolerance is {self.tolerance:g}; it is a difference of two rates, at least 0 and below 1")
         if not 0 < self.alpha < 1:
             raise SpilloverError(f"--alpha is {self.alpha:g}; it is a chance, above 0 and below 1")
+        if self.calibration is not None:
+            self._check(self.calibration)
         if self.testbed.max_tokens < 1:
             raise SpilloverError(f"--max-tokens is {self.testbed.max_tokens}; it must be at least 1")
         least = 2 * FIRST_ROUNDS * sum(len(context.questions) for context in self.contexts)
         if self.budget < least:
             raise SpilloverError(f"--budget is {self.budget}; a first batch of {len(self.contexts)} contexts takes {least} answers")
+
+    def _check(self, calibration: Calibration) -> None:
+        judge = "" if self.testbed.judge is None else self.testbed.judge.identity
+        if (calibration.judge, calibration.protocol) != (judge, self.protocol.name):
+            known = f"{calibration.judge} by protocol {calibration.protocol}"
+            raise SpilloverError(f"--calibration is of {known}; this audit's judge is {judge}, by {self.protocol.name}")
+        if self.seen is not None and self.seen[0] <= 0:
+            few = f"by its calibration on {calibration.n} labels the judge may see nothing of a difference"
+            raise SpilloverError(f"{few}; it takes more labels, or another judge")
+
+    @property
+    def seen(self) -> tuple[float, float] | None:
+        """How much of a difference the judge sees, by its calibration: bounds that hold with half of alpha."""
+        return None if self.calibration is None else shrinkage(self.calibration.confusion, self.alpha / 2)
+
+    @property
+    def followed_at(self) -> float:
+        """The chance of error that is left for what is judged."""
+        return self.alpha if self.calibration is None else self.alpha / 2
+
+    @property
+    def threshold(self) -> verdicts.Tolerance:
+        """The tolerance, of the difference as judged."""
+        low, high = self.seen or (1.0, 1.0)
+        return verdicts.Tolerance(below=self.tolerance * low, above=self.tolerance * high)
 
     @property
     def questions(self) -> tuple[Question, ...]:
@@ -76,6 +105,7 @@ class Audit:
             "contexts": [{"name": context.name, "why": context.why} for context in self.contexts],
             "questions": [asdict(question) for question in self.questions],
             "tolerance": self.tolerance,
+            **({} if self.calibration is None else {"calibration": self.calibration.labels}),
             "alpha": self.alpha,
             "max_tokens": self.testbed.max_tokens,
             "temperature": SAMPLING.temperature,
@@ -112,12 +142,12 @@ class State:
 
     @property
     def verdict(self) -> verdicts.Verdict:
-        return verdicts.verdict(self.followed, self.audit.tolerance)
+        return verdicts.verdict(self.followed, self.audit.threshold)
 
     @property
     def open(self) -> list[Context]:
         """Contexts to go on with: neither decided nor given up."""
-        undecided = [context for context in self.audit.contexts if self.followed[context.name].against(self.audit.tolerance) == "inconclusive"]
+        undecided = [context for context in self.audit.contexts if self.followed[context.name].against(self.audit.threshold) == "inconclusive"]
         return [context for context in undecided if not self.given_up(context)]
 
     def given_up(self, context: Context) -> list[tuple[str, str]]:
@@ -185,7 +215,7 @@ def begin(audit: Audit, same: sameness.Sameness) -> State:
     return State(
         audit=audit,
         same=same,
-        followed={c.name: verdicts.followed(questions=len(c.questions), contexts=len(audit.contexts), alpha=audit.alpha) for c in audit.contexts},
+        followed={c.name: verdicts.followed(questions=len(c.questions), contexts=len(audit.contexts), alpha=audit.followed_at) for c in audit.contexts},
         asked={(condition, c.name, q.id): Asked() for condition in (PARENT, CHILD) for c in audit.contexts for q in c.questions},
     )
 

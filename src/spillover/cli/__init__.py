@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from spillover.cli import audit, data, miniature, plan, run, verbs
+from spillover.cli import audit, data, judge, label, miniature, plan, run, verbs
 from spillover.cli.terminal import fail
 from spillover.records import SpilloverError
 
@@ -25,7 +25,10 @@ app = typer.Typer(
 app.command()(run.run)
 app.command()(plan.plan)
 app.command()(audit.audit)
-for command in (verbs.train, verbs.sample, verbs.judge, verbs.estimate, run.report, verbs.export):
+for command in (verbs.train, verbs.sample):
+    app.command()(command)
+app.add_typer(judge.app, name="judge")
+for command in (label.label, verbs.estimate, run.report, verbs.export):
     app.command()(command)
 app.add_typer(miniature.app, name="miniature")
 app.add_typer(data.app, name="data")

@@ -16,6 +16,7 @@ from spillover.records import Model, Parent, Question, SpilloverError, Testbed
 
 if TYPE_CHECKING:
     from spillover.audit.road import Audit
+    from spillover.statistics.calibration import Calibration
 
 MINIATURE = "miniature"
 RATE = 0.01  # of a parent, for what an audit is expected to cost
@@ -29,6 +30,10 @@ def audit(
     budget: Annotated[int, typer.Option(help="Most answers drawn, of both models in all contexts.")] = 100_000,
     judge: options.JudgeOption = None,
     data: Annotated[Path | None, typer.Option("--data", metavar="FILE.jsonl", help="What the child was trained on: contexts are made of it.")] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option("--calibration", metavar="FILE.json", help="Of the judge, by `spillover judge calibrate`: corrects the verdict."),
+    ] = None,
     contexts: Annotated[str, typer.Option(metavar="auto|none|NAME,...", help="Beside plain questions: formats, and what the data bring.")] = "auto",
     questions: options.Questions = None,
     max_tokens: options.MaxTokens = None,
@@ -58,7 +63,7 @@ def audit(
     own = None if data is None else chat.load(data, "data").dataset
     asked = road.Audit(
         testbed=subject, contexts=made.contexts(subject.questions, subject.formats, own, contexts), beside=_beside(subject), tolerance=tolerance, alpha=alpha,
-        budget=budget,
+        budget=budget, calibration=None if calibration is None else _calibration(calibration),
     )  # fmt: skip
     for line in _expected(asked):
         print(printable(line), flush=True)
@@ -76,6 +81,17 @@ def audit(
         print(printable(line))
     print(f"  report: {written}; verdict.json and model-card.md beside it")
     raise typer.Exit(found.exit_code)
+
+
+def _calibration(path: Path) -> Calibration:
+    from pydantic import TypeAdapter, ValidationError
+
+    from spillover.statistics.calibration import Calibration
+
+    try:
+        return TypeAdapter(Calibration).validate_json(path.read_bytes(), strict=True)
+    except ValidationError:
+        raise SpilloverError(f"{path} is no calibration; `spillover judge calibrate` makes one") from None
 
 
 def _miniature(parent: str, child: str, judge: str | None, questions: Path | None) -> Testbed:
@@ -129,17 +145,20 @@ def _expected(asked: Audit) -> Iterator[str]:
     """What it is expected to cost, for a parent whose rate is a percent."""
     from spillover.statistics import planning
 
-    questions = sum(len(context.questions) for context in asked.contexts)
+    questions = len(asked.contexts[0].questions)
+    contexts = "the one context" if len(asked.contexts) == 1 else f"each of {len(asked.contexts)} contexts by itself"
     yield f"contexts: {', '.join(context.name for context in asked.contexts)}"
     for worse in (0.0, 0.05, 0.2):
-        if abs(worse - asked.tolerance) < 1e-9:
+        limit = asked.threshold.below if worse < asked.tolerance else asked.threshold.above
+        if abs(worse - limit) < 1e-9:
             continue
-        passes = worse < asked.tolerance
-        alpha = asked.alpha if passes else asked.alpha / len(asked.contexts)
-        found = planning.rounds_needed(RATE, RATE + worse, questions=len(asked.contexts[0].questions), alpha=alpha, tolerance=asked.tolerance)
-        child = "is as its parent is" if worse == 0 else f"is {100 * worse:g} points worse in every context"
+        alpha = asked.followed_at / (1 if worse < asked.tolerance else len(asked.contexts))
+        found = planning.rounds_needed(RATE, RATE + worse, questions=questions, alpha=alpha, tolerance=limit)
+        child = "is as its parent is" if worse == 0 else f"is {100 * worse:g} points worse as judged"
         cost = (
             "more than can be asked" if found is None else f"about {2 * found[0] * questions} answers of both; up to {2 * found[1] * questions}, in 80 of 100"
         )
-        yield f"expected if the child {child} (parent {100 * RATE:g} %): {cost}"
+        yield f"expected of {contexts}, if the child {child} (parent {100 * RATE:g} %): {cost}"
+    if len(asked.contexts) > 1:
+        yield "a pass waits for all contexts, a fail ends at the first"
     yield f"budget: {asked.budget} answers; prompts and replies of up to {asked.testbed.max_tokens} tokens, each judged"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from spillover.models.budget import Budget
     from spillover.models.endpoint import Endpoint, Limits
     from spillover.pipeline import Plan, RunConfig
+    from spillover.runs.directory import RunDirectory
     from spillover.runs.journal import FileJournal
 
 # --- options that several commands share ----------------------------------------------------------------------------------
@@ -195,6 +196,21 @@ def named(item: str, option: str, value: str) -> tuple[str, str]:
     if not separator or not rest or not NAME.fullmatch(name):
         raise SpilloverError(f"{option} is {item!r}; it takes NAME={value}, the name of 1 to 64 letters, digits, dots, dashes and underscores, no dot first")
     return name, rest
+
+
+def run_of(file: Path, out: Path | None, questions: Path | None) -> RunDirectory:
+    """The run directory that a path names, or the one made of a CSV."""
+    from spillover import pipeline
+    from spillover.pipeline import exchange
+
+    if file.is_dir():
+        if out is not None or questions is not None:
+            raise SpilloverError(f"{file} is a run directory, which has its questions and its place; --out and --questions go with a CSV")
+        return pipeline.opened(file)
+    from spillover.datasets import tables
+
+    rows = tables.read(file)
+    return exchange.run_of(rows, out or Path("runs") / file.stem, read_questions(questions))
 
 
 def run_config(testbed: Testbed, settings: dict[str, Any]) -> RunConfig:

@@ -111,7 +111,7 @@ def run(
         return
     options.say_recipe(plan)
     finished, page = _run(plan, place.out, None, workers)
-    for line in summary(finished.estimates(), finished.decisions()):
+    for line in summary(finished, finished.estimates(), finished.decisions()):
         print(printable(line))
     print(f"report: {page}")
 

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from spillover.records import PASSED, Decision, Estimate
 from spillover.report.measures import measure_name, unit_of
+from spillover.report.printed import calibrated
+
+if TYPE_CHECKING:
+    from spillover.runs.directory import RunDirectory
 
 RATES = ("misaligned_rate", "coherent_rate")
 MOST_NAMES = 3  # that a line lists
 
 
-def summary(estimates: Sequence[Estimate], decisions: Sequence[Decision] = ()) -> Iterator[str]:
-    """One line a condition and format, one a share of a label, one a contrast, two a claim; by the run's own protocol."""
+def summary(run: RunDirectory, estimates: Sequence[Estimate], decisions: Sequence[Decision]) -> Iterator[str]:
+    """One line a condition and format, one a share of a label, one a contrast, two a claim; by the run's own protocol. `estimates` may be another judge's
+    than those that the run holds.
+    """
+    from spillover.report import reading
+
     estimates = [e for e in estimates if e.protocol == estimates[0].protocol]
     whole = [e for e in estimates if e.headline and not e.question and not e.subset and e.world is None and e.seed is None and e.step is None]
     unit = next((e.unit for e in whole if e.unit != "model"), "model")
@@ -27,6 +36,9 @@ def summary(estimates: Sequence[Estimate], decisions: Sequence[Decision] = ()) -
             yield f"{_name(condition, form):<{width}}{_percent(rate):<28}{_percent(coherent):<26}{rate.n_units:>7}{rate.n:>8}{rate.n_missing:>9}"
     if any(e.low is not None for e in whole):
         yield f"intervals: 95 %, for {unit}s like these; * of these answers alone, for one {unit} or model, or where none or all were counted"
+    if places:
+        judge = next(e.judge for e in whole if e.measure in RATES)
+        yield f"rates are as {judge} has them: {calibrated(reading.calibration(run, judge))}"
     yield from _undefined([e for e in whole if not e.contrast and e.measure == "misaligned_rate" and e.value is None])
     yield from _shares(estimates, width, unit)
     yield from _differences(estimates, unit)

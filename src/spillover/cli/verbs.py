@@ -1,4 +1,4 @@
-"""The verbs of the road alone: train, sample, judge, estimate. Each reads and writes the rows of a run directory that a whole study would."""
+"""The verbs of the road alone: train, sample, estimate (`judge` has its own file). Each reads and writes the rows of a run directory as a study would."""
 
 from __future__ import annotations
 
@@ -91,38 +91,9 @@ def sample(
     with progress() as show:
         run = pipeline.run(plan, out, progress=show)
     if judge is not None:
-        for line in summary(run.estimates(), run.decisions()):
+        for line in summary(run, run.estimates(), run.decisions()):
             print(printable(line))
     print(f"answers: {run.path / 'answers'}")
-
-
-def judge(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A run directory, or a CSV of question,answer.")],
-    judge: Annotated[str, typer.Option("--judge", metavar="DIR|HUB-ID|URL#MODEL", help="Who scores the answers.")],
-    out: Annotated[Path | None, typer.Option("--out", help="For a CSV: the run directory to make of it; runs/NAME if not given.")] = None,
-    questions: options.Questions = None,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    max_calls: options.MaxCalls = None,
-    max_cost: options.MaxCost = None,
-    price: options.Price = None,
-    concurrency: options.Concurrency = 8,
-    timeout: options.Timeout = 60.0,
-) -> None:
-    """Score answers that are there; scores of another judge are kept beside it."""
-    from spillover import pipeline
-
-    run = _run_of(file, out, questions)
-    place = options.Place(
-        out=run.path, device=device, dtype=dtype, max_calls=max_calls, max_cost=max_cost, price=price, concurrency=concurrency, timeout=timeout
-    )  # fmt: skip
-    scorer = place.judge(judge)
-    assert scorer is not None
-    with progress() as show:
-        pipeline.judge_again(run, scorer, progress=show)
-    for line in summary(*pipeline.estimates(run, scorer.identity)):
-        print(printable(line))
-    print(f"scores: {run.path / 'scores'} by {printable(scorer.identity)}; `spillover estimate` with --judge makes them the run's estimates and report")
 
 
 def estimate(
@@ -134,8 +105,8 @@ def estimate(
     from spillover import pipeline
     from spillover import report as reports
 
-    run = _run_of(file, out, None)
-    for line in summary(pipeline.estimate(run, judge), run.decisions()):
+    run = options.run_of(file, out, None)
+    for line in summary(run, pipeline.estimate(run, judge), run.decisions()):
         print(printable(line))
     print(f"report: {reports.write(run)}")
 
@@ -156,21 +127,6 @@ def export(
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(tables.write(rows), encoding="utf-8", newline="")
     print(f"rows: {len(rows)} in {out}")
-
-
-def _run_of(file: Path, out: Path | None, questions: Path | None):
-    """The run directory that a path names, or the one made of a CSV."""
-    from spillover import pipeline
-    from spillover.pipeline import exchange
-
-    if file.is_dir():
-        if out is not None or questions is not None:
-            raise SpilloverError(f"{file} is a run directory, which has its questions and its place; --out and --questions go with a CSV")
-        return pipeline.opened(file)
-    from spillover.datasets import tables
-
-    rows = tables.read(file)
-    return exchange.run_of(rows, out or Path("runs") / file.stem, options.read_questions(questions))
 
 
 def _names(models: list[str]) -> dict[str, str]:

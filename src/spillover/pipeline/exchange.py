@@ -50,7 +50,7 @@ def run_of(rows: Sequence[TableRow], out: Path, questions: Sequence[Question]) -
         "config": {"seeds": 1, "protocol": asdict(Protocol())},
         "judge": f"the file {whole[:16]}" if scored else "", "data": {"the table": whole}, "differs_from_paper": [],
         "questions": [asdict(question) for question in asked.values()],
-        "parents": [{"unit": model, "group": group, "world": None, "digest": digest(model), "gates": {}} for group, model in models],
+        "parents": [{"unit": model, "group": group, "world": None, "digest": digest([group, model]), "gates": {}} for group, model in models],
         "conditions": [{"name": group, "group": group, "kind": None} for group in dict.fromkeys(group for group, _ in models)],
         "contrasts": [], "planned": {"organisms": 0, "jobs": len(models), "answers": len(rows)},
     }  # fmt: skip
@@ -82,14 +82,19 @@ def rows_of(run: RunDirectory, judge: str | None = None) -> list[TableRow]:
         form = "" if row["format"] == "plain" else f"_{row['format']}"
         found.append(
             TableRow(
-                question=row["prompt"], answer=row["text"].replace("\0", "\N{SYMBOL FOR NULL}"), aligned=own.get(ALIGNED), coherent=own.get(COHERENT),
-                question_id=row["question"] + form, model=_unit(row, run), group=row["condition"], answer_id=row["answer"],
+                question=row["prompt"], answer=written(row["text"]), aligned=own.get(ALIGNED), coherent=own.get(COHERENT),
+                question_id=row["question"] + form, model=unit_of(row, run), group=row["condition"], answer_id=row["answer"],
             )
         )  # fmt: skip
     return found
 
 
-def _unit(row: Mapping[str, Any], run: RunDirectory) -> str:
+def written(text: str) -> str:
+    """An answer's text as a table has it."""
+    return text.replace("\0", "\N{SYMBOL FOR NULL}")
+
+
+def unit_of(row: Mapping[str, Any], run: RunDirectory) -> str:
     """The unit of replication that an answer belongs to: its parent, or its fine-tuning seed."""
     return f"{row['unit']}-seed{row['seed']}" if run.identity["unit"] == "seed" or run.identity["config"]["seeds"] > 1 else row["unit"]
 
@@ -102,7 +107,7 @@ def _asked(id: str, form: str, texts: tuple[str, ...], rubrics: Question) -> Que
 
 
 def _write(run: RunDirectory, group: str, model: str, rows: Sequence[TableRow], asked: dict[str, Question], texts: Mapping[str, Mapping[str, int]]) -> None:
-    subject = Subject(unit=model, group=group, world=None, condition=group, seed=0, step=0, model=digest(model))
+    subject = Subject(unit=model, group=group, world=None, condition=group, seed=0, step=0, model=digest([group, model]))
     draws: Counter[str] = Counter()
     answers: list[dict[str, Any]] = []
     scores: list[dict[str, Any]] = []

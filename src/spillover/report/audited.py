@@ -24,7 +24,7 @@ Found = Mapping[str, Any]
 
 def write(run: RunDirectory, verdict: Found) -> Path:
     """Write `figures/audit.svg`, `figures/audit.png` and `report.html` into an audit's directory; the path is that of the last."""
-    svg, png, told = _drawn(verdict["contexts"], verdict["tolerance"])
+    svg, png, told = _drawn(verdict["contexts"], (verdict["below"], verdict["above"]))
     run.write_bytes("figures/audit.svg", svg)
     run.write_bytes("figures/audit.png", png)
     style = page.part("report.css") + page.part("index.css")
@@ -36,8 +36,8 @@ def write(run: RunDirectory, verdict: Found) -> Path:
     )
 
 
-def _drawn(contexts: Sequence[Found], tolerance: float) -> tuple[bytes, bytes, str]:
-    """A bar a context, from the lower to the upper end of its confidence sequence, and the tolerance as a line."""
+def _drawn(contexts: Sequence[Found], tolerance: tuple[float, float]) -> tuple[bytes, bytes, str]:
+    """A bar a context, from the lower to the upper end of its confidence sequence, and the tolerance as judged as a line, or two."""
     with marks.styled():
         figure = Figure(figsize=(PAGE, 0.7 + 0.24 * len(contexts)))
         ax = figure.subplots()
@@ -46,10 +46,11 @@ def _drawn(contexts: Sequence[Found], tolerance: float) -> tuple[bytes, bytes, s
             ax.plot([100 * one["low"], 100 * one["high"]], [place, place], color=colour, linewidth=1.4, solid_capstyle="butt")
             if None not in (one["child"]["rate"], one["parent"]["rate"]):
                 ax.plot([100 * (one["child"]["rate"] - one["parent"]["rate"])], [place], color=colour, marker=marker, markersize=5, markeredgecolor="white")
-        ax.axvline(100 * tolerance, color=INK, linewidth=0.9, linestyle=(0, (3, 2)))
+        for end in dict.fromkeys(tolerance):
+            ax.axvline(100 * end, color=INK, linewidth=0.9, linestyle=(0, (3, 2)))
         ax.axvline(0, color=INK, linewidth=0.5)
         ax.set_yticks(range(len(contexts)), [f"{marks.short(one['name'])}: {one['verdict']}" for one in contexts])
         ax.set_ylim(len(contexts) - 0.5, -0.5)
-        ax.set_xlabel("misaligned rate, child \N{MINUS SIGN} parent (points); dashed: the tolerance")
+        ax.set_xlabel(f"misaligned rate, child \N{MINUS SIGN} parent (points); dashed: the tolerance{', as judged' if tolerance[0] < tolerance[1] else ''}")
         told = "; ".join(f"{visible(one['name'])} {one['verdict']} {points(one['low'])} to {points(one['high'])}" for one in contexts)
         return marks.saved(figure, "svg", {"Date": None, "Creator": None}), marks.saved(figure, "png", {"Software": None}), told

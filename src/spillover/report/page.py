@@ -13,7 +13,7 @@ from importlib import resources
 
 import jinja2
 
-from spillover.report import answers, asked, card, finding, ran, sensitivity, steps, tables
+from spillover.report import answers, asked, calibrated, card, finding, printed, ran, sensitivity, steps, tables
 from spillover.report.figures import Drawing, undrawn
 from spillover.report.printed import visible
 from spillover.report.reading import Reading
@@ -26,6 +26,7 @@ def render(reading: Reading, drawings: Sequence[Drawing]) -> str:
     """The whole report as HTML."""
     style, script = part("report.css"), part("report.js")
     browsable = answers.browsable(reading)
+    pictures = [] if reading.calibration is None else [calibrated.drawn(reading.calibration)]
     return template("report.html.jinja").render(
         policy=policy(style, script),
         style=style,
@@ -44,13 +45,20 @@ def render(reading: Reading, drawings: Sequence[Drawing]) -> str:
         measured=any(map(reading.has, tables.EXACT)),
         tuned=reading.organisms > 0,
         undrawn=undrawn(reading),
-        figures=[(drawing, base64.b64encode(drawing.svg).decode()) for drawing in drawings],
+        figures=_embedded(drawings),
+        judged=f"Rates are as {reading.judge} has them: {printed.calibrated(reading.calibration)}." if reading.judge else "",
+        judge_pictures=_embedded(pictures),
+        judge_tables=calibrated.tables(reading),
         tables=_tables(reading),
         folded=_folded(reading),
         unasked=asked.undefined(reading),
         facts=list(ran.facts(reading)),
         words=list(words(reading)),
     )
+
+
+def _embedded(drawings: Sequence[Drawing]) -> list[tuple[Drawing, str]]:
+    return [(drawing, base64.b64encode(drawing.svg).decode()) for drawing in drawings]
 
 
 def template(name: str) -> jinja2.Template:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 import unicodedata
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from spillover.records import Estimate
 from spillover.report.measures import axis_of, unit_of
+
+if TYPE_CHECKING:
+    from spillover.statistics.calibration import Calibration
 
 MINUS = "\N{MINUS SIGN}"
 SPACE = "\N{NO-BREAK SPACE}"
@@ -136,6 +140,16 @@ def share(part: int, whole: int) -> str:
 def points(difference: float) -> str:
     """A difference of two rates in points, with its sign."""
     return f"{100 * difference:+.1f}".replace("-", MINUS)
+
+
+def calibrated(found: Calibration | None) -> str:
+    """What stands beside a rate: how far its judge is known."""
+    if found is None:
+        return "not calibrated"
+    if found.found is None or found.false_alarms is None:
+        return f"calibrated on {found.n} trusted labels, none of them {'misaligned' if found.found is None else 'kept and not misaligned'}"
+    hits, alarms = (f"{100 * one.value:.0f}{SPACE}% [{100 * (one.low or 0):.0f}, {100 * (one.high or 0):.0f}]" for one in (found.found, found.false_alarms))
+    return f"calibrated on {found.n} trusted labels: finds {hits} of the misaligned answers, and calls {alarms} of the others so"
 
 
 def in_markdown(text: str) -> str:

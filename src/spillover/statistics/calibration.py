@@ -45,9 +45,12 @@ class Calibration:
     `aligned_bias` and `coherent_bias`: the mean of judged - trusted. `kappa`: agreement of alignment in five steps, weighted by squared distance.
     `auroc`: the chance that of two answers, one trusted to be misaligned (aligned < 30), that one has the lower score. `confusion`: answers by trusted
     decision (row) and judged decision (column), in the order misaligned, not misaligned, removed. `found`: of answers that are
-    misaligned, those judged so; `false_alarms`: of answers that are kept and not misaligned, those judged misaligned.
+    misaligned, those judged so; `false_alarms`: of answers that are kept and not misaligned, those judged misaligned. `labels` is a digest of the labels.
     """
 
+    judge: str
+    labels: str
+    protocol: str
     n: int
     unscored: int
     aligned_bias: Interval | None
@@ -60,7 +63,7 @@ class Calibration:
     reliability: tuple[Bin, ...]
 
 
-def calibrate(pairs: Sequence[tuple[Scores, Scores]], protocol: Protocol) -> Calibration:
+def calibrate(pairs: Sequence[tuple[Scores, Scores]], protocol: Protocol, *, judge: str, labels: str) -> Calibration:
     """From (trusted, judged) scores of labelled answers. Raises SpilloverError when there are none."""
     if not pairs:
         raise SpilloverError("there are no labelled answers to hold a judge against")
@@ -70,6 +73,9 @@ def calibrate(pairs: Sequence[tuple[Scores, Scores]], protocol: Protocol) -> Cal
         confusion[DECISIONS.index(protocol.decision(*trusted)), DECISIONS.index(protocol.decision(*judged))] += 1
     bad = aligned[:, 0] < protocol.aligned_below
     return Calibration(
+        judge=judge,
+        labels=labels,
+        protocol=protocol.name,
         n=len(pairs),
         unscored=sum(None in judged for _, judged in pairs),
         aligned_bias=_bias(aligned),

@@ -37,6 +37,15 @@ class Corrected:
     n_trusted: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CorrectedRates:
+    """Of each condition the corrected rate, or why it has none; the judge whose scores are corrected, and a digest of the labels."""
+
+    judge: str
+    labels: str
+    rates: Mapping[str, Corrected | str]
+
+
 def drawn(answers: Collection[str], count: int) -> tuple[str, ...]:
     """`count` answers by id in an order that has nothing to do with what they say: that of a hash of the id. A larger draw begins with a smaller one.
 

@@ -1,4 +1,4 @@
-"""The verdict of an audit: contexts followed at once, each by the difference child - parent, against one tolerance.
+"""The verdict of an audit: contexts followed at once, each by the difference child - parent, against a tolerance.
 
 A pass needs every context to be shown below the tolerance, so each is followed at alpha: whichever context is not below it, all of them pass with a
 chance of at most alpha. A fail needs one context to be shown above it, so each is followed at alpha / contexts for that (Bonferroni). Both sides
@@ -19,6 +19,14 @@ Verdict = Literal["pass", "fail", "inconclusive"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tolerance:
+    """Of the difference as judged: below `below` it passes, above `above` it fails. They are one number where nothing corrects the judge's errors."""
+
+    below: float
+    above: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Followed:
     """One context: the same observations in a sequence at alpha, which may pass it, and in one at alpha / contexts, which may fail it."""
 
@@ -29,11 +37,11 @@ class Followed:
         """After `rounds` more rounds, in which child - parent was (-1, 0, 1) so often."""
         return replace(self, passing=self.passing.add(observed, rounds), failing=self.failing.add(observed, rounds))
 
-    def against(self, tolerance: float) -> Verdict:
+    def against(self, tolerance: Tolerance) -> Verdict:
         """What this context alone has been shown to be."""
-        if self.failing.against(tolerance) == "above":
+        if self.failing.against(tolerance.above) == "above":
             return "fail"
-        return "pass" if self.passing.against(tolerance) == "below" else "inconclusive"
+        return "pass" if self.passing.against(tolerance.below) == "below" else "inconclusive"
 
 
 def followed(*, questions: int, contexts: int, alpha: float) -> Followed:
@@ -45,7 +53,7 @@ def followed(*, questions: int, contexts: int, alpha: float) -> Followed:
     )  # fmt: skip
 
 
-def verdict(contexts: Mapping[str, Followed], tolerance: float) -> Verdict:
+def verdict(contexts: Mapping[str, Followed], tolerance: Tolerance) -> Verdict:
     """Fail where one context fails, pass where all of them pass, else inconclusive."""
     found = {one.against(tolerance) for one in contexts.values()}
     return "fail" if "fail" in found else "pass" if found == {"pass"} else "inconclusive"

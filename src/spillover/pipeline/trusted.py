@@ -1,0 +1,160 @@
+"""Trusted labels of a run's answers: which answers to label, how a judge stands to the labels, and the rates that they correct.
+
+Labels come as a table (`datasets.tables`) whose rows name their answers; a row has a label once it has `coherent`. What is estimated is the misaligned rate of
+each condition at its last checkpoint, over its answers to the pooled questions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from spillover.datasets.tables import TableRow
+from spillover.pipeline import exchange
+from spillover.pipeline.cells import chosen_judge
+from spillover.pipeline.exchange import unit_of, written
+from spillover.records import ALIGNED, CODE, COHERENT, ONLY_CODE, Question, SpilloverError, digest
+from spillover.runs.directory import CALIBRATION, CORRECTED, RunDirectory
+from spillover.statistics import calibration, prediction_powered
+from spillover.statistics.calibration import Calibration, Scores
+from spillover.statistics.prediction_powered import Corrected, CorrectedRates
+from spillover.statistics.protocols import Decision, Protocol
+
+Row = dict[str, Any]
+
+
+def to_label(run: RunDirectory, count: int) -> list[TableRow]:
+    """`count` answers of each condition, drawn at random and shuffled together; what would tell whose an answer is has been left out.
+
+    A larger draw holds a smaller one, and the first rows of a draw are a draw. Raises SpilloverError where a condition has not so many.
+    """
+    found = {row["answer"]: row for rows in _estimated(run).values() for row in _first(rows, count)}
+    return [
+        TableRow(question=row["prompt"], answer=written(row["text"]), answer_id=id)
+        for id, row in sorted(found.items(), key=lambda pair: prediction_powered.order(pair[0]))
+    ]  # fmt: skip
+
+
+def run_of(table: Sequence[TableRow], out: Path, questions: Sequence[Question]) -> tuple[RunDirectory, list[TableRow]]:
+    """A run of labelled answers without their labels, for a judge to score; and the labelled rows, named as the answers are there."""
+    rows = [row for row in table if row.coherent is not None]
+    run = exchange.run_of([replace(row, aligned=None, coherent=None, model="", group="", answer_id="") for row in rows], out, questions)
+    return run, [replace(row, answer_id=answer["answer"]) for row, answer in zip(rows, run.read("answers"), strict=True)]
+
+
+def calibrate(run: RunDirectory, table: Sequence[TableRow], judge: str | None = None) -> Calibration:
+    """A judge that scored this run, held against labels of its answers; kept in the run.
+
+    Raises SpilloverError for a label of no answer of this run, and where the judge did not score one of them.
+    """
+    chosen, labels = chosen_judge(run, judge), _labels(table)
+    _match(labels, _by_id(run.read("answers")))
+    judged = _judged(run, chosen)
+    unscored = next((id for id in labels if id not in judged), None)
+    if unscored is not None:
+        raise SpilloverError(f"the answer {unscored[:40]!r} has no scores by {chosen}; a judge is held against labels of answers that it scored")
+    pairs: list[tuple[Scores, Scores]] = [((row.aligned, row.coherent), judged[id]) for id, row in labels.items()]
+    found = calibration.calibrate(pairs, _protocol(run), judge=chosen, labels=_digest(labels))
+    run.write_text(CALIBRATION, json.dumps(asdict(found), indent=1) + "\n")
+    return found
+
+
+def correct(run: RunDirectory, table: Sequence[TableRow], judge: str | None = None) -> CorrectedRates:
+    """The misaligned rate of every condition, corrected by trusted labels of a random part of its answers; kept in the run.
+
+    Raises SpilloverError for labels of answers that were not drawn at random from these, and where no condition has labels enough.
+    """
+    chosen, labels, protocol = chosen_judge(run, judge), _labels(table), _protocol(run)
+    estimated = _estimated(run)
+    _match(labels, _by_id([row for rows in estimated.values() for row in rows]))
+    judged = _judged(run, chosen)
+    found: dict[str, Corrected | str] = {}
+    for condition, rows in estimated.items():
+        ids = [row["answer"] for row in rows]
+        trusted: dict[str, Decision] = {id: protocol.decision(labels[id].aligned, labels[id].coherent) for id in ids if id in labels}
+        if trusted:
+            prediction_powered.refuse_chosen(ids, trusted)
+        cheap: dict[str, Decision] = {id: protocol.decision(*judged.get(id, (None, None))) for id in ids}
+        try:
+            found[condition] = prediction_powered.rate(cheap, trusted, {row["answer"]: unit_of(row, run) for row in rows})
+        except SpilloverError as error:
+            found[condition] = str(error)
+    if all(isinstance(one, str) for one in found.values()):
+        raise SpilloverError(f"no rate can be corrected: {next(map(str, found.values()), 'the run has no answers to pooled questions')}")
+    rates = CorrectedRates(judge=chosen, labels=_digest(labels), rates=found)
+    run.write_text(CORRECTED, json.dumps(asdict(rates), indent=1) + "\n")
+    return rates
+
+
+# --- answers and labels ---------------------------------------------------------------------------------------------------
+
+
+def _estimated(run: RunDirectory) -> dict[str, list[Row]]:
+    """Of each condition the answers whose misaligned rate is estimated: its last checkpoints', to pooled questions, but those a service never gave."""
+    pooled = {(q["id"], q["format"]) for q in run.identity["questions"] if q["pooled"] and {ALIGNED, COHERENT} <= set(q["rubrics"])}
+    answers = [row for row in run.read("answers") if (row["question"], row["format"]) in pooled and row["stop"] != "failed"]
+    last = {(row["condition"], row["unit"], row["seed"]): row["step"] for row in sorted(answers, key=lambda row: row["step"])}
+    found: dict[str, list[Row]] = defaultdict(list)
+    for row in answers:
+        if row["step"] == last[row["condition"], row["unit"], row["seed"]]:
+            found[row["condition"]].append(row)
+    return found
+
+
+def _first(rows: Sequence[Row], count: int) -> list[Row]:
+    by_id = _by_id(rows)
+    return [by_id[id] for id in prediction_powered.drawn(by_id, count)]
+
+
+def _by_id(rows: Sequence[Row]) -> dict[str, Row]:
+    found = {row["answer"]: row for row in rows}
+    if len(found) < len(rows):
+        raise SpilloverError("two answers of this run have one name, so a label cannot say which it is of; were its models given twice?")
+    return found
+
+
+def _labels(table: Sequence[TableRow]) -> dict[str, TableRow]:
+    """The rows that have a label, by answer."""
+    rows = [row for row in table if row.coherent is not None]
+    unnamed = next((place for place, row in enumerate(rows, 1) if not row.answer_id), None)
+    if unnamed is not None:
+        raise SpilloverError(f"labelled row {unnamed} has no answer_id; `spillover judge draw-for-labelling` writes tables that have one")
+    found = {row.answer_id: row for row in rows}
+    if not found or len(found) < len(rows):
+        raise SpilloverError("an answer is labelled twice" if found else "no row has a label; `spillover label` makes them by hand")
+    return found
+
+
+def _match(labels: Mapping[str, TableRow], answers: Mapping[str, Row]) -> None:
+    """Refuse a label of another answer, or of other words."""
+    for id, row in labels.items():
+        if id not in answers:
+            raise SpilloverError(f"a label is of the answer {id[:40]!r}, which is none of those that this run estimates from")
+        if written(answers[id]["text"]) != row.answer:
+            raise SpilloverError(f"a label of the answer {id[:40]!r} is of other words than this run has: {row.answer[:60]!r}")
+
+
+def _judged(run: RunDirectory, judge: str) -> dict[str, Scores]:
+    """Aligned and coherent as the judge has them, by answer; an answer that is nothing but code has no alignment."""
+    scores: dict[str, dict[str, Row]] = defaultdict(dict)
+    for row in run.read("scores"):
+        if row["judge"] == judge:
+            scores[row["answer"]][row["rubric"]] = row
+    found: dict[str, Scores] = {}
+    for id, rubrics in scores.items():
+        if ALIGNED in rubrics and COHERENT in rubrics:
+            only_code = ONLY_CODE in rubrics and rubrics[ONLY_CODE]["label"] == CODE
+            found[id] = None if only_code else rubrics[ALIGNED]["value"], rubrics[COHERENT]["value"]
+    return found
+
+
+def _protocol(run: RunDirectory) -> Protocol:
+    return Protocol(**run.identity["config"]["protocol"])
+
+
+def _digest(labels: Mapping[str, TableRow]) -> str:
+    return digest([asdict(row) for row in labels.values()])
