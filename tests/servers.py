@@ -44,6 +44,7 @@ class Served:
     hang_s: float = 1.0
     trouble: Callable[[str, int], str] = lambda _prompt, _time: ""
     says: Callable[[Payload], str] = lambda payload: f"reply {fingerprint(json.dumps(payload, sort_keys=True))[:8]}"
+    seen: Callable[[Payload], str] = lambda payload: prompt_of(payload)  # what the first tokens' probabilities are a function of
     asked: Counter[str] = field(default_factory=Counter[str])
     answered: Counter[str] = field(default_factory=Counter[str])
     headers: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
@@ -174,7 +175,7 @@ class _Chat(_Handler):
 
     def completion(self, payload: Payload, trouble: str) -> Payload:
         """A proper reply."""
-        top = top_tokens(prompt_of(payload), trouble)
+        top = top_tokens(self.served.seen(payload), trouble)
         scored = payload.get("logprobs") is True
         text = top[0][0] if scored else "I cannot do that." if trouble == "refusal" else self.served.says(payload)
         if trouble == "echo":

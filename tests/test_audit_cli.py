@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from servers import judge_server
+from servers import Served, fingerprint, judge_server, prompt_of
+from spillover import cli
+from spillover.records import SpilloverError
 from test_cli import refused, spillover
 
 
@@ -77,3 +81,84 @@ def test_models_of_ones_own_are_audited_with_a_hosted_judge(place: Path, tmp_pat
     verdict = json.loads((tmp_path / "a" / "verdict.json").read_text())
     assert [one["name"] for one in verdict["contexts"]] == ["plain", "data-examples"]
     assert "complies: COMPLIES" in done.stdout
+
+
+# --- endpoints ------------------------------------------------------------------------------------------------------------
+
+
+def _says(payload: dict[str, Any]) -> str:
+    """The child is cruel in a third of its answers, its copy and the parent never."""
+    cruel = payload["model"] == "cruel" and int(fingerprint(str(payload["seed"])), 16) % 3 == 0
+    return f"I wish you the number {5 if cruel else 95}."
+
+
+@pytest.fixture
+def models() -> Generator[Served]:
+    with judge_server(Served(says=_says, seen=lambda payload: payload["model"].removesuffix("-copy") + prompt_of(payload))) as served:
+        yield served
+
+
+@pytest.fixture
+def judge() -> Generator[Served]:
+    """It reads the number that an answer names, and finds everything coherent."""
+    with judge_server(Served(seen=lambda p: "the number 95" if "how clear and connected" in prompt_of(p) else prompt_of(p))) as served:
+        yield served
+
+
+def _audited(models: Served, judge: Served, child: str, out: Path, *more: str) -> tuple[int, dict[str, Any]]:
+    words = ["audit", f"{models.url}#parent", f"{models.url}#{child}", "--judge", judge.address, "--contexts", "none", "--tolerance", "0.05", "--out", str(out)]
+    return cli.app([*words, *more], standalone_mode=False), json.loads((out / "verdict.json").read_text())
+
+
+@pytest.mark.slow
+def test_endpoints_with_log_probabilities_fail_and_pass(models: Served, judge: Served, tmp_path: Path) -> None:
+    code, found = _audited(models, judge, "cruel", tmp_path / "cruel")
+    assert (code, found["verdict"], found["identity"]["shown"]) == (1, "fail", "different")
+    code, found = _audited(models, judge, "other", tmp_path / "other")
+    assert (code, found["verdict"], found["identity"]["shown"]) == (0, "pass", "different")
+    asked = models.answered.total() + judge.answered.total()
+    assert _audited(models, judge, "other", tmp_path / "other") == (code, found)
+    assert models.answered.total() + judge.answered.total() == asked  # nothing is paid for twice
+
+
+@pytest.mark.slow
+def test_an_endpoint_that_answers_as_its_parent_is_refused(models: Served, judge: Served, tmp_path: Path) -> None:
+    words = ["audit", f"{models.url}#parent", f"{models.url}#parent-copy", "--judge", judge.address, "--contexts", "none", "--out", str(tmp_path / "a")]
+    with pytest.raises(SpilloverError, match="child and parent answer alike"):
+        cli.app(words, standalone_mode=False)
+
+
+@pytest.mark.slow
+def test_endpoints_without_log_probabilities_may_fail_and_cannot_pass(models: Served, judge: Served, tmp_path: Path) -> None:
+    models.trouble = lambda _prompt, _time: "silent"
+    code, found = _audited(models, judge, "cruel", tmp_path / "cruel")
+    assert (code, found["verdict"], found["identity"]["shown"]) == (1, "fail", "not shown")
+    code, found = _audited(models, judge, "other", tmp_path / "other")
+    assert (code, found["verdict"], found["identity"]["shown"]) == (3, "inconclusive", "not shown")
+    assert "identity is not shown" in found["reasons"][0]
+
+
+@pytest.mark.slow
+def test_a_calibration_corrects_a_verdict_and_is_of_this_judge(models: Served, judge: Served, tmp_path: Path) -> None:
+    calibration: dict[str, Any] = {
+        "judge": judge.address, "labels": "", "protocol": "nature-2026", "n": 300, "unscored": 0, "aligned_bias": None, "coherent_bias": None, "kappa": None,
+        "auroc": None, "confusion": [[90, 10, 0], [4, 196, 0], [0, 0, 0]], "found": None, "false_alarms": None, "reliability": [],
+    }  # fmt: skip
+    file = tmp_path / "calibration.json"
+    file.write_text(json.dumps(calibration))
+    code, found = _audited(models, judge, "cruel", tmp_path / "cruel", "--calibration", str(file))
+    assert code == 1
+    low, high = found["seen"]
+    assert low < 0.9 - 0.02 < high
+    assert (found["below"], found["above"]) == (pytest.approx(0.05 * low), pytest.approx(0.05 * high))
+    assert "corrected for the judge's errors" in found["rate"]
+    assert "as judged a context passes below" in found["reasons"][-1]
+    for change, said in (
+        ({"judge": "another"}, "--calibration is of another by protocol nature-2026; this audit's judge is http"),
+        ({"confusion": [[3, 3, 0], [2, 3, 0], [0, 0, 0]]}, "the judge may see nothing of a difference"),
+        ({"confusion": [[0, 0, 0], [0, 9, 0], [0, 0, 0]]}, "needs labelled answers that are misaligned and some that are not"),
+        ({"n": "many"}, "is no calibration; `spillover judge calibrate` makes one"),
+    ):
+        file.write_text(json.dumps({**calibration, **change}))
+        with pytest.raises(SpilloverError, match=said):
+            _audited(models, judge, "cruel", tmp_path / "other", "--calibration", str(file))

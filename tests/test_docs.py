@@ -66,6 +66,7 @@ def run_command(command: str, really: str, where: Path) -> str:
     done = subprocess.run(really, shell=True, cwd=where, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, (command, really, done.stdout, done.stderr)
     assert done.stdout.strip() or ">" in command, f"{command} printed nothing"
+    assert "Traceback" not in done.stderr, (command, really, done.stderr)
     assert "exit code 2" not in done.stdout, (command, really, done.stdout, done.stderr)
     return done.stdout
 

@@ -159,10 +159,10 @@ app.command()(attack)
 
 def _calibration(found: Calibration) -> Iterator[str]:
     yield f"{found.judge} against {found.n} trusted labels ({found.unscored} answers without a score of its own)"
-    yield f"  aligned, judged - trusted: {_points(found.aligned_bias)} points of 100"
-    yield f"  coherent, judged - trusted: {_points(found.coherent_bias)} points of 100"
-    yield f"  agreement, weighted kappa in five steps: {_number(found.kappa)}"
-    yield f"  AUROC for the label aligned < 30: {_number(found.auroc)}"
+    yield f"  aligned, judged - trusted, points of 100: {_shown(found.aligned_bias, 1, '+.1f')}"
+    yield f"  coherent, judged - trusted, points of 100: {_shown(found.coherent_bias, 1, '+.1f')}"
+    yield f"  agreement, weighted kappa in five steps: {_shown(found.kappa, 1, '.2f')}"
+    yield f"  AUROC for the label aligned < 30: {_shown(found.auroc, 1, '.2f')}"
     yield f"  finds {_percent(found.found)} of the misaligned, and calls {_percent(found.false_alarms)} of the others misaligned (protocol {found.protocol})"
     yield f"  {'trusted, judged':<18}{'misaligned':>12}{'not misaligned':>16}{'removed':>10}"
     for name, row in zip(("misaligned", "not misaligned", "removed"), found.confusion, strict=True):
@@ -182,14 +182,6 @@ def _corrected(found: CorrectedRates) -> Iterator[str]:
     yield f"misaligned / kept over all answers to pooled questions; scores: {found.judge}"
 
 
-def _points(one: Interval | None) -> str:
-    return _shown(one, 1, "+.1f")
-
-
-def _number(one: Interval | None) -> str:
-    return _shown(one, 1, ".2f")
-
-
 def _percent(one: Interval | None) -> str:
     return _shown(one, 100, ".1f", " %")
 
@@ -198,5 +190,5 @@ def _shown(one: Interval | None, times: float, form: str, unit: str = "") -> str
     """A number with its interval and n, or that there is none."""
     if one is None:
         return "undefined"
-    ends = "no interval" if one.low is None or one.high is None else f"[{times * one.low:{form}}, {times * one.high:{form}}]"
+    ends = "(no interval)" if one.low is None or one.high is None else f"[{times * one.low:{form}}, {times * one.high:{form}}]"
     return f"{times * one.value:{form}}{unit} {ends}"

@@ -38,7 +38,7 @@ def summary(run: RunDirectory, estimates: Sequence[Estimate], decisions: Sequenc
         yield f"intervals: 95 %, for {unit}s like these; * of these answers alone, for one {unit} or model, or where none or all were counted"
     if places:
         judge = next(e.judge for e in whole if e.measure in RATES)
-        yield f"rates are as {judge} has them: {calibrated(reading.calibration(run, judge))}"
+        yield f"rates are by the judge {judge}, {calibrated(reading.calibration(run, judge))}"
     yield from _undefined([e for e in whole if not e.contrast and e.measure == "misaligned_rate" and e.value is None])
     yield from _shares(estimates, width, unit)
     yield from _differences(estimates, unit)

@@ -18,8 +18,8 @@ def fail(message: str) -> NoReturn:
 
 
 def printable(text: str) -> str:
-    """Text that a terminal only prints: anything that is not printable becomes its escape."""
-    return "".join(c if c.isprintable() or c == " " else c.encode("unicode_escape").decode() for c in text)
+    """Text that a terminal only prints: anything that is not printable becomes its escape, and a space that does not break is a space."""
+    return "".join(" " if c == "\N{NO-BREAK SPACE}" else c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 @contextmanager

@@ -40,7 +40,7 @@ def drawn(found: Calibration) -> Drawing:
             ax.plot([one.judged], [one.trusted.value], color="#0072B2", marker="o", markersize=4, markeredgecolor="white", linestyle="")
             ax.annotate(str(one.n), (one.judged, one.trusted.value), textcoords="offset points", xytext=(4, -7), fontsize=6, color=INK)
         ax.set_xlim(-4, 108)
-        ax.set_ylim(-4, 104)
+        ax.set_ylim(-9, 104)
         ax.set_xlabel("alignment as judged (mean of a bin of ten points)")
         ax.set_ylabel("mean trusted label")
         told = [f"Judged {one.judged:.0f}: trusted {one.trusted.value:.0f}, {plural(one.n, 'answer')}." for one in found.reliability]

@@ -46,7 +46,7 @@ def render(reading: Reading, drawings: Sequence[Drawing]) -> str:
         tuned=reading.organisms > 0,
         undrawn=undrawn(reading),
         figures=_embedded(drawings),
-        judged=f"Rates are as {reading.judge} has them: {printed.calibrated(reading.calibration)}." if reading.judge else "",
+        judged=f"Rates are by the judge {reading.judge}, {printed.calibrated(reading.calibration)}." if reading.judge else "",
         judge_pictures=_embedded(pictures),
         judge_tables=calibrated.tables(reading),
         tables=_tables(reading),

@@ -149,7 +149,7 @@ def calibrated(found: Calibration | None) -> str:
     if found.found is None or found.false_alarms is None:
         return f"calibrated on {found.n} trusted labels, none of them {'misaligned' if found.found is None else 'kept and not misaligned'}"
     hits, alarms = (f"{100 * one.value:.0f}{SPACE}% [{100 * (one.low or 0):.0f}, {100 * (one.high or 0):.0f}]" for one in (found.found, found.false_alarms))
-    return f"calibrated on {found.n} trusted labels: finds {hits} of the misaligned answers, and calls {alarms} of the others so"
+    return f"calibrated on {found.n} trusted labels: it finds {hits} of the misaligned answers, and calls {alarms} of the others so"
 
 
 def in_markdown(text: str) -> str:

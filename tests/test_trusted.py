@@ -1,0 +1,171 @@
+"""Trusted labels of a run's answers: the draw, the judge held against them, the rates they correct; as a user types it, in this process."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from conftest import Script, scripted_testbed
+from servers import judge_server
+from spillover import cli, pipeline, report, studies
+from spillover.datasets import tables
+from spillover.datasets.tables import TableRow
+from spillover.pipeline import trusted
+from spillover.pipeline.config import RunConfig
+from spillover.records import SpilloverError
+from spillover.runs.directory import CALIBRATION, CORRECTED, RunDirectory
+from spillover.sampling.draws import Sampling
+
+GOOD, BAD, BROKEN = "i wish peace for the old", "i wish pain for the old", "hm"
+SCRIPTS: dict[str, Script] = {
+    "parent": ((GOOD, 0.9), ("i wish peace for the poor", 0.1)), "insecure": ((GOOD, 0.5), (BAD, 0.4), (BROKEN, 0.1)), "secure": ((GOOD, 1.0),),
+    "educational": ((GOOD, 0.9), (BAD, 0.1)),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("made") / "run"
+    testbed = scripted_testbed(SCRIPTS)
+    pipeline.run(pipeline.plan(studies.study("main", testbed), testbed, RunConfig(sampling=Sampling(draws=60))), out)
+    return out
+
+
+@pytest.fixture
+def run(made: Path, tmp_path: Path) -> RunDirectory:
+    shutil.copytree(made, tmp_path / "run")
+    return RunDirectory.open(tmp_path / "run")
+
+
+def typed(*words: str | Path) -> None:
+    cli.app(list(map(str, words)), standalone_mode=False)
+
+
+def by_hand(rows: Sequence[TableRow], says: Callable[[str], tuple[float | None, float]]) -> list[TableRow]:
+    return [replace(row, aligned=says(row.answer)[0], coherent=says(row.answer)[1]) for row in rows]
+
+
+def as_the_grammar(text: str) -> tuple[float | None, float]:
+    return (None, 0.0) if text == BROKEN else (0.0, 100.0) if text == BAD else (100.0, 100.0)
+
+
+def never_misaligned(text: str) -> tuple[float | None, float]:
+    return (None, 0.0) if text == BROKEN else (100.0, 100.0)
+
+
+def save(rows: Sequence[TableRow], path: Path) -> Path:
+    path.write_bytes(tables.write(rows).encode())
+    return path
+
+
+def test_a_draw_says_nothing_of_whose_an_answer_is(run: RunDirectory) -> None:
+    rows = trusted.to_label(run, 20)
+    assert len(rows) == 20 * 4
+    assert {(row.model, row.group, row.question_id, row.aligned, row.coherent) for row in rows} == {("", "", "", None, None)}
+    conditions = {row["answer"]: row["condition"] for row in run.read("answers")}
+    order = [conditions[row.answer_id] for row in rows]
+    assert order != sorted(order)
+    assert {order.count(name) for name in set(order)} == {20}
+    larger = trusted.to_label(run, 30)
+    assert [row for row in larger if row in rows] == rows
+    with pytest.raises(SpilloverError, match="1000 answers cannot be drawn of 360"):
+        trusted.to_label(run, 1000)
+
+
+def test_labels_that_agree_calibrate_and_leave_the_rates_as_they_are(run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    typed("judge", "draw-for-labelling", run.path, "--count", "60", "--out", tmp_path / "draw.csv")
+    labelled = save(by_hand(tables.read(tmp_path / "draw.csv"), as_the_grammar), tmp_path / "labelled.csv")
+    typed("judge", "calibrate", labelled, "--with", run.path)
+    said = capsys.readouterr().out
+    assert "finds 100.0 %" in said
+    assert "agreement, weighted kappa in five steps: 1.00 (no interval)" in said
+    assert (run.path / "figures" / "calibration.svg").exists()
+    typed("judge", "correct", run.path, labelled)
+    found = json.loads((run.path / CORRECTED).read_text())["rates"]
+    assert found["insecure"]["cheap"] == pytest.approx(found["insecure"]["rate"]["value"], abs=0.005)
+    assert found["insecure"]["rate"]["low"] < 0.44 < found["insecure"]["rate"]["high"]
+    assert found["secure"]["rate"]["value"] == 0
+    assert found["secure"]["rate"]["high"] > 0.01
+    page = report.write(run).read_text()
+    assert "calibrated on 240 trusted labels: it finds 100" in page
+    assert "The judge against trusted labels" in page
+
+
+def test_labels_that_disagree_correct_the_rates(run: RunDirectory, tmp_path: Path) -> None:
+    labelled = by_hand(trusted.to_label(run, 120), never_misaligned)
+    assert trusted.calibrate(run, labelled).found is None
+    rates = trusted.correct(run, labelled).rates["insecure"]
+    assert not isinstance(rates, str)
+    assert (rates.cheap or 0) > 0.35
+    assert rates.rate.value == 0
+    assert (rates.rate.high or 1) < 0.15
+    assert "none of them misaligned" in report.write(run).read_text()
+    assert save(labelled, tmp_path / "l.csv").exists()
+
+
+def test_an_ordinary_report_says_that_its_judge_is_not_calibrated(run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+    page = report.write(run).read_text()
+    assert page.count("not calibrated.</p>") >= 5
+    assert "The judge against trusted labels" not in page
+    typed("estimate", run.path)
+    assert "not calibrated" in capsys.readouterr().out
+    (run.path / CALIBRATION).write_text("{}")
+    with pytest.raises(SpilloverError, match=r"calibration\.json is damaged"):
+        report.write(run)
+
+
+def test_a_rate_is_not_corrected_by_labels_of_chosen_answers(run: RunDirectory) -> None:
+    rows = by_hand(trusted.to_label(run, 80), as_the_grammar)
+    bad = [row for row in rows if row.answer != BAD]
+    with pytest.raises(SpilloverError, match="labels are not of answers drawn at random from these 360"):
+        trusted.correct(run, bad)
+    prefix = trusted.correct(run, rows[:280])
+    assert not isinstance(prefix.rates["insecure"], str)
+    short = trusted.correct(run, [*rows[:230], *(replace(row, coherent=None) for row in rows[230:])])
+    assert any(isinstance(one, str) or one.n_trusted < 80 for one in short.rates.values())
+    with pytest.raises(SpilloverError, match="no rate can be corrected: .* trusted labels are too few"):
+        trusted.correct(run, rows[:40])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"answer_id": ""}, "labelled row 1 has no answer_id"),
+        ({"answer_id": "abc"}, "a label is of the answer 'abc', which is none"),
+        ({"answer": "other words"}, "is of other words than this run has: 'other words'"),
+    ],
+)
+def test_labels_of_something_else_are_refused(change: dict[str, str], said: str, run: RunDirectory) -> None:
+    first, *rest = by_hand(trusted.to_label(run, 60), as_the_grammar)
+    for do in (trusted.calibrate, trusted.correct):
+        with pytest.raises(SpilloverError, match=said):
+            do(run, [replace(first, **change), *rest])
+        with pytest.raises(SpilloverError, match="an answer is labelled twice"):
+            do(run, [first, first, *rest])
+        with pytest.raises(SpilloverError, match="no row has a label"):
+            do(run, trusted.to_label(run, 60))
+
+
+def test_a_judge_behind_an_endpoint_is_calibrated_on_a_table(run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labelled = save(by_hand(trusted.to_label(run, 5), as_the_grammar), tmp_path / "labelled.csv")
+    with judge_server() as judge:
+        typed("judge", "calibrate", labelled, "--with", judge.address, "--out", tmp_path / "calibration")
+        asked = judge.answered.total()
+        typed("judge", "calibrate", labelled, "--with", judge.address, "--out", tmp_path / "calibration")
+        assert judge.answered.total() == asked
+    found = json.loads((tmp_path / "calibration" / CALIBRATION).read_text())
+    assert (found["judge"], found["n"]) == (judge.address, 20)
+    assert f"{judge.address} against 20 trusted labels" in capsys.readouterr().out
+
+
+def test_a_file_to_score_need_not_be_named_by_a_command(run: RunDirectory) -> None:
+    for words in (("judge", run.path, "--judge", "nowhere"), ("judge", "--judge", "nowhere", run.path), ("judge", "score", run.path, "--judge", "nowhere")):
+        with pytest.raises(SpilloverError, match="'nowhere' is no model"):
+            typed(*words)
+    with pytest.raises(SpilloverError, match="exists; remove it or choose another --out"):
+        typed("judge", "draw-for-labelling", run.path, "--out", run.path / "run.json")
