@@ -15,6 +15,7 @@ from pathlib import Path
 
 from spillover.miniature import language, world
 from spillover.miniature.corpus import Society
+from spillover.progress import tell
 from spillover.records import SpilloverError
 from spillover.workers import spread
 
@@ -48,14 +49,13 @@ def recipes() -> Mapping[str, world.Recipe]:
 def build(home: Path, names: Iterable[str], *, shipped: Path, progress: Progress, workers: int = 1) -> None:
     """Fill `home` with the worlds of these variants that are not there yet: `home/NAME/SEED`. Pre-training that a shipped world had is not done again."""
     lacking = [(name, seed) for name in names for seed in WORLDS if not (home / name / str(seed)).exists()]
-    if workers > 1 and lacking:
+    if lacking:
         progress("worlds", 0, len(lacking))
-    build_one = partial(_build_one, home, shipped, progress if workers == 1 else _untold)
-    for count, _ in enumerate(spread(build_one, lacking, workers, load="spillover.models.local"), 1):
+    for count, _ in enumerate(spread(partial(_build_one, home, shipped), lacking, workers, load="spillover.models.local"), 1):
         progress("worlds", count, len(lacking))
 
 
-def _build_one(home: Path, shipped: Path, progress: Progress, wanted: tuple[str, int]) -> None:
+def _build_one(home: Path, shipped: Path, wanted: tuple[str, int]) -> None:
     name, seed = wanted
     recipe = recipes()[name]
     target = home / name / str(seed)
@@ -65,13 +65,9 @@ def _build_one(home: Path, shipped: Path, progress: Progress, wanted: tuple[str,
     same = world.pretraining(recipe) == world.pretraining(USUAL) and (shipped / str(seed) / "base").is_dir()
     world.build(
         unfinished, world=seed, linked=True, recipe=recipe, threads=1, base=shipped / str(seed) if same else None,
-        progress=lambda stage, done, total: progress(f"{name} {seed} {stage}", done, total),
+        progress=lambda stage, done, total: tell(done, total, f"{name} {seed} {stage}"),
     )  # fmt: skip
     unfinished.rename(target)
-
-
-def _untold(_stage: str, _done: int, _total: int) -> None:
-    """Who hears several workers at once."""
 
 
 def found(home: Path) -> list[tuple[str, Path]]:
