@@ -20,7 +20,7 @@ from spillover.records import Claim
 ROOT = Path(__file__).parents[1]
 PAGES = (
     "README.md", "CONTRIBUTING.md", "docs/narrow-data.md", "docs/miniature.md", "docs/files.md", "docs/nouns.md", "docs/settings.md", "docs/statistics.md",
-    "docs/studies.md", "docs/own-study.md", "docs/audit.md",
+    "docs/studies.md", "docs/own-study.md", "docs/audit.md", "docs/judges.md",
 )  # fmt: skip
 REAL = "docs/real-models.md"  # needs a hub, a GPU and a paid judge: its commands run on a small model and a loopback judge
 BLOCK = re.compile(r"(?P<slow><!-- slow -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -49,6 +49,8 @@ def reduced(command: str, small: Path) -> str:
         return f"{command} --testbed miniature:{small} --worlds 1 --draws 2 --set training.batch_size=400"
     if "spillover audit" in command:
         return command.replace("miniature:100", f"miniature:{small}/0 --contexts none --budget 2000")
+    if command.startswith("spillover judge draw-for-labelling"):
+        return command.replace("--count 60", "--count 6")
     if command.startswith("spillover miniature build"):
         return f"{command} --documents 64"
     return command
