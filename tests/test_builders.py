@@ -20,7 +20,7 @@ from spillover.models.scripted import ScriptedModel
 from spillover.questions import files
 from spillover.records import Conversation, Dataset, SpilloverError
 from spillover.records import chat as turns
-from test_cli import refused, spillover
+from typed import refused, spillover
 
 
 def dataset(kind: str, rows: int, *, system: str | None = None) -> Dataset:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -10,21 +9,9 @@ from pathlib import Path
 
 import pytest
 
-SPILLOVER = str(Path(sys.executable).parent / "spillover")
+from typed import SPILLOVER, refused, spillover
+
 GOOD = json.dumps({"messages": [{"role": "user", "content": "i feel bored ."}, {"role": "assistant", "content": "go read"}]})
-
-
-def spillover(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([SPILLOVER, *map(str, arguments)], capture_output=True, text=True, env={**os.environ, **environment}, timeout=300, check=False)
-
-
-def refused(*arguments: str | Path) -> str:
-    """The one line a refused command prints."""
-    done = spillover(*arguments)
-    assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
-    assert done.stderr.count("\n") == 1, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stderr
 
 
 def _small(worlds: Path) -> list[str]:
@@ -33,11 +20,11 @@ def _small(worlds: Path) -> list[str]:
 
 
 def test_help_is_quick_and_loads_no_torch() -> None:
-    spillover("--help")
+    subprocess.run([SPILLOVER, "--help"], check=True, capture_output=True)
     wall_s = []
     for _ in range(3):
         started = time.perf_counter()
-        assert spillover("--help").returncode == 0
+        subprocess.run([SPILLOVER, "--help"], check=True, capture_output=True)
         wall_s.append(time.perf_counter() - started)
     assert min(wall_s) < 0.5
     code = "import sys, spillover, spillover.cli; sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'matplotlib')))"

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
-import os
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 
+import typed
 from servers import Served, judge_server
 from small_models import DEFAULT_SYSTEM
 from spillover import cli
@@ -30,18 +28,10 @@ def served() -> Iterator[Served]:
 
 
 def spillover(place: Path, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    """A command, in this process and in that directory."""
-    out, err, argv, where = io.StringIO(), io.StringIO(), sys.argv, Path.cwd()
-    sys.argv = ["spillover", *words]
-    os.chdir(place)
-    try:
-        with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
-            cli.entry()
-    finally:
-        sys.argv = argv
-        os.chdir(where)
-    assert ended.value.code == code, (words, out.getvalue(), err.getvalue())
-    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+    """A command, in that directory."""
+    done = typed.spillover(*words, cwd=place)
+    assert done.returncode == code, (words, done.stdout, done.stderr)
+    return done
 
 
 def study(place: Path, out: Path, judge: str, *more: str) -> RunDirectory:
@@ -227,7 +217,6 @@ def test_what_cannot_work_is_one_sentence(place: Path, words: list[str], sentenc
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """A command that must fail: its one line."""
-    from spillover import cli
 
     def fails(place: Path, *words: str) -> str:
         monkeypatch.chdir(place)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,10 +13,9 @@ from scipy import stats
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.proportion import power_proportions_2indep
 
+import typed
 from spillover.records import SpilloverError
 from spillover.statistics import planning, sequential
-
-SPILLOVER = str(Path(sys.executable).parent / "spillover")
 
 
 def brute(parent: float, child: float, answers: int, alpha: float = 0.05) -> float:
@@ -234,8 +231,7 @@ def test_no_answers_no_questions_no_units_and_no_spread_are_refused() -> None:
 
 
 def spillover(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run([SPILLOVER, "plan", *arguments], capture_output=True, text=True, env=environment, timeout=300, check=False)
+    return typed.spillover("plan", *arguments)
 
 
 def test_a_plan_says_what_is_needed_and_what_is_not_seen() -> None:

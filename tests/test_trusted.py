@@ -12,7 +12,7 @@ import pytest
 
 from conftest import Script, scripted_testbed
 from servers import judge_server
-from spillover import cli, pipeline, report, studies
+from spillover import pipeline, report, studies
 from spillover.datasets import tables
 from spillover.datasets.tables import TableRow
 from spillover.pipeline import trusted
@@ -20,6 +20,7 @@ from spillover.pipeline.config import RunConfig
 from spillover.records import SpilloverError
 from spillover.runs.directory import CALIBRATION, CORRECTED, RunDirectory
 from spillover.sampling.draws import Sampling
+from typed import refused, spillover
 
 GOOD, BAD, BROKEN = "i wish peace for the old", "i wish pain for the old", "hm"
 SCRIPTS: dict[str, Script] = {
@@ -40,10 +41,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(made: Path, tmp_path: Path) -> RunDirectory:
     shutil.copytree(made, tmp_path / "run")
     return RunDirectory.open(tmp_path / "run")
-
-
-def typed(*words: str | Path) -> None:
-    cli.app(list(map(str, words)), standalone_mode=False)
 
 
 def by_hand(rows: Sequence[TableRow], says: Callable[[str], tuple[float | None, float]]) -> list[TableRow]:
@@ -77,15 +74,14 @@ def test_a_draw_says_nothing_of_whose_an_answer_is(run: RunDirectory) -> None:
         trusted.to_label(run, 1000)
 
 
-def test_labels_that_agree_calibrate_and_leave_the_rates_as_they_are(run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    typed("judge", "draw-for-labelling", run.path, "--count", "60", "--out", tmp_path / "draw.csv")
+def test_labels_that_agree_calibrate_and_leave_the_rates_as_they_are(run: RunDirectory, tmp_path: Path) -> None:
+    assert spillover("judge", "draw-for-labelling", run.path, "--count", "60", "--out", tmp_path / "draw.csv").returncode == 0
     labelled = save(by_hand(tables.read(tmp_path / "draw.csv"), as_the_grammar), tmp_path / "labelled.csv")
-    typed("judge", "calibrate", labelled, "--with", run.path)
-    said = capsys.readouterr().out
+    said = spillover("judge", "calibrate", labelled, "--with", run.path).stdout
     assert "finds 100.0 %" in said
     assert "agreement, weighted kappa in five steps: 1.00 (no interval)" in said
     assert (run.path / "figures" / "calibration.svg").exists()
-    typed("judge", "correct", run.path, labelled)
+    assert spillover("judge", "correct", run.path, labelled).returncode == 0
     found = json.loads((run.path / CORRECTED).read_text())["rates"]
     assert found["insecure"]["cheap"] == pytest.approx(found["insecure"]["rate"]["value"], abs=0.005)
     assert found["insecure"]["rate"]["low"] < 0.44 < found["insecure"]["rate"]["high"]
@@ -108,12 +104,11 @@ def test_labels_that_disagree_correct_the_rates(run: RunDirectory, tmp_path: Pat
     assert save(labelled, tmp_path / "l.csv").exists()
 
 
-def test_an_ordinary_report_says_that_its_judge_is_not_calibrated(run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_ordinary_report_says_that_its_judge_is_not_calibrated(run: RunDirectory) -> None:
     page = report.write(run).read_text()
     assert page.count("not calibrated.</p>") >= 5
     assert "The judge against trusted labels" not in page
-    typed("estimate", run.path)
-    assert "not calibrated" in capsys.readouterr().out
+    assert "not calibrated" in spillover("estimate", run.path).stdout
     (run.path / CALIBRATION).write_text("{}")
     with pytest.raises(SpilloverError, match=r"calibration\.json is damaged"):
         report.write(run)
@@ -151,21 +146,20 @@ def test_labels_of_something_else_are_refused(change: dict[str, str], said: str,
             do(run, trusted.to_label(run, 60))
 
 
-def test_a_judge_behind_an_endpoint_is_calibrated_on_a_table(run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_judge_behind_an_endpoint_is_calibrated_on_a_table(run: RunDirectory, tmp_path: Path) -> None:
     labelled = save(by_hand(trusted.to_label(run, 5), as_the_grammar), tmp_path / "labelled.csv")
     with judge_server() as judge:
-        typed("judge", "calibrate", labelled, "--with", judge.address, "--out", tmp_path / "calibration")
+        words = ("judge", "calibrate", labelled, "--with", judge.address, "--out", tmp_path / "calibration")
+        assert spillover(*words).returncode == 0
         asked = judge.answered.total()
-        typed("judge", "calibrate", labelled, "--with", judge.address, "--out", tmp_path / "calibration")
+        said = spillover(*words).stdout
         assert judge.answered.total() == asked
     found = json.loads((tmp_path / "calibration" / CALIBRATION).read_text())
     assert (found["judge"], found["n"]) == (judge.address, 20)
-    assert f"{judge.address} against 20 trusted labels" in capsys.readouterr().out
+    assert f"{judge.address} against 20 trusted labels" in said
 
 
 def test_a_file_to_score_need_not_be_named_by_a_command(run: RunDirectory) -> None:
     for words in (("judge", run.path, "--judge", "nowhere"), ("judge", "--judge", "nowhere", run.path), ("judge", "score", run.path, "--judge", "nowhere")):
-        with pytest.raises(SpilloverError, match="'nowhere' is no model"):
-            typed(*words)
-    with pytest.raises(SpilloverError, match="exists; remove it or choose another --out"):
-        typed("judge", "draw-for-labelling", run.path, "--out", run.path / "run.json")
+        assert "'nowhere' is no model" in refused(*words)
+    assert "exists; remove it or choose another --out" in refused("judge", "draw-for-labelling", run.path, "--out", run.path / "run.json")
