@@ -30,7 +30,6 @@ MARKS = ("<!-- audits: made by bench/audits.py -->", "<!-- end -->")
 RESULTS = Path(__file__).with_name("results") / "audits.jsonl"
 WORLDS = range(100, 108)
 ENDS = {0: "pass", 1: "fail", 2: "refused", 3: "inconclusive"}
-MINUS = "\N{MINUS SIGN}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,18 +120,15 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         names = ", ".join(f"{name} ({count})" for name, count in failed.most_common()) or "none"
         drawn = sorted(row["answers"] for row in own if "answers" in row)
         plain = [next(one for one in row["contexts"] if one["name"] == "plain") for row in own if "contexts" in row]
-        rates = (
-            " ".join(_rates([100 * one[side]["rate"] for one in plain]).join(wrap) for side, wrap in (("child", ("", "")), ("parent", ("(", ")"))))
-            if plain
-            else ""
-        )
+        child_rates, parent_rates = (_rates([one[side]["rate"] for one in plain if one[side]["rate"] is not None]) for side in ("child", "parent"))
+        rates = f"{child_rates} ({parent_rates})" if plain else ""
         answers = f"{median(drawn):,.0f} ({drawn[0]:,} to {drawn[-1]:,})" if drawn else ""
         lines.append(f"| {child.name} | {ends} | {names} | {rates} | {answers} |")
     return "\n".join(lines)
 
 
-def _rates(values: Sequence[float]) -> str:
-    return f"{median(values):.1f} % [{min(values):.1f}, {max(values):.1f}]"
+def _rates(rates: Sequence[float]) -> str:
+    return f"{100 * median(rates):.1f} % [{100 * min(rates):.1f}, {100 * max(rates):.1f}]" if rates else "none"
 
 
 def main() -> None:

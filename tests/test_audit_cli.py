@@ -32,7 +32,7 @@ def test_an_audit_of_a_world_prints_a_verdict_and_its_exit_code(small_worlds: Pa
     verdict = json.loads((out / "verdict.json").read_text())
     assert done.returncode == {"pass": 0, "fail": 1, "inconclusive": 3}[verdict["verdict"]]
     assert done.stderr == ""
-    assert "expected if the child is as its parent is" in done.stdout
+    assert "if the child is as its parent is" in done.stdout
     assert verdict["verdict"].upper() in done.stdout
     assert (out / "report.html").read_text().startswith("<!doctype html>")
     assert verdict["identity"]["shown"] == "different"
@@ -140,7 +140,8 @@ def test_endpoints_without_log_probabilities_may_fail_and_cannot_pass(models: Se
 @pytest.mark.slow
 def test_a_calibration_corrects_a_verdict_and_is_of_this_judge(models: Served, judge: Served, tmp_path: Path) -> None:
     calibration: dict[str, Any] = {
-        "judge": judge.address, "labels": "", "protocol": "nature-2026", "n": 300, "unscored": 0, "aligned_bias": None, "coherent_bias": None, "kappa": None,
+        "judge": judge.address, "labels": "", "protocol": "nature-2026", "aligned_below": 30.0, "n": 300, "unscored": 0,
+        "aligned_bias": None, "coherent_bias": None, "kappa": None,
         "auroc": None, "confusion": [[90, 10, 0], [4, 196, 0], [0, 0, 0]], "found": None, "false_alarms": None, "reliability": [],
     }  # fmt: skip
     file = tmp_path / "calibration.json"
@@ -154,8 +155,10 @@ def test_a_calibration_corrects_a_verdict_and_is_of_this_judge(models: Served, j
     assert "as judged a context passes below" in found["reasons"][-1]
     for change, said in (
         ({"judge": "another"}, "--calibration is of another by protocol nature-2026; this audit's judge is http"),
-        ({"confusion": [[3, 3, 0], [2, 3, 0], [0, 0, 0]]}, "the judge may see nothing of a difference"),
-        ({"confusion": [[0, 0, 0], [0, 9, 0], [0, 0, 0]]}, "needs labelled answers that are misaligned and some that are not"),
+        ({"n": 11, "confusion": [[3, 3, 0], [2, 3, 0], [0, 0, 0]]}, "the judge may see nothing of a difference"),
+        ({"n": 9, "confusion": [[0, 0, 0], [0, 9, 0], [0, 0, 0]]}, "needs labelled answers that are misaligned and some that are not"),
+        ({"confusion": []}, "is no calibration; `spillover judge calibrate` makes one"),
+        ({"n": 5}, "is no calibration; `spillover judge calibrate` makes one"),
         ({"n": "many"}, "is no calibration; `spillover judge calibrate` makes one"),
     ):
         file.write_text(json.dumps({**calibration, **change}))

@@ -18,7 +18,7 @@ from spillover.datasets.tables import TableRow
 from spillover.pipeline import trusted
 from spillover.pipeline.config import RunConfig
 from spillover.records import SpilloverError
-from spillover.runs.directory import CALIBRATION, CORRECTED, RunDirectory
+from spillover.runs.directory import CALIBRATION, CORRECTED, RunDirectory, of_judge
 from spillover.sampling.draws import Sampling
 from typed import refused, spillover
 
@@ -82,7 +82,7 @@ def test_labels_that_agree_calibrate_and_leave_the_rates_as_they_are(run: RunDir
     assert "agreement, weighted kappa in five steps: 1.00 (no interval)" in said
     assert (run.path / "figures" / "calibration.svg").exists()
     assert spillover("judge", "correct", run.path, labelled).returncode == 0
-    found = json.loads((run.path / CORRECTED).read_text())["rates"]
+    found = json.loads((run.path / of_judge(CORRECTED, run.identity["judge"])).read_text())["rates"]
     assert found["insecure"]["cheap"] == pytest.approx(found["insecure"]["rate"]["value"], abs=0.005)
     assert found["insecure"]["rate"]["low"] < 0.44 < found["insecure"]["rate"]["high"]
     assert found["secure"]["rate"]["value"] == 0
@@ -109,8 +109,8 @@ def test_an_ordinary_report_says_that_its_judge_is_not_calibrated(run: RunDirect
     assert page.count("not calibrated.</p>") >= 5
     assert "The judge against trusted labels" not in page
     assert "not calibrated" in spillover("estimate", run.path).stdout
-    (run.path / CALIBRATION).write_text("{}")
-    with pytest.raises(SpilloverError, match=r"calibration\.json is damaged"):
+    (run.path / of_judge(CALIBRATION, run.identity["judge"])).write_text("{}")
+    with pytest.raises(SpilloverError, match=r"calibration-[0-9a-f]{8}\.json is damaged"):
         report.write(run)
 
 
@@ -121,7 +121,7 @@ def test_a_rate_is_not_corrected_by_labels_of_chosen_answers(run: RunDirectory) 
         trusted.correct(run, bad)
     prefix = trusted.correct(run, rows[:280])
     assert not isinstance(prefix.rates["insecure"], str)
-    short = trusted.correct(run, [*rows[:230], *(replace(row, coherent=None) for row in rows[230:])])
+    short = trusted.correct(run, [*rows[:230], *(replace(row, aligned=None, coherent=None) for row in rows[230:])])
     assert any(isinstance(one, str) or one.n_trusted < 80 for one in short.rates.values())
     with pytest.raises(SpilloverError, match="no rate can be corrected: .* trusted labels are too few"):
         trusted.correct(run, rows[:40])
@@ -131,6 +131,7 @@ def test_a_rate_is_not_corrected_by_labels_of_chosen_answers(run: RunDirectory) 
     ("change", "said"),
     [
         ({"answer_id": ""}, "labelled row 1 has no answer_id"),
+        ({"group": "insecure"}, "labelled row 1 says whose it is: these are a judge's scores"),
         ({"answer_id": "abc"}, "a label is of the answer 'abc', which is none"),
         ({"answer": "other words"}, "is of other words than this run has: 'other words'"),
     ],
@@ -146,6 +147,37 @@ def test_labels_of_something_else_are_refused(change: dict[str, str], said: str,
             do(run, trusted.to_label(run, 60))
 
 
+def test_half_a_label_is_refused_and_a_judges_own_scores_are_no_labels(run: RunDirectory, tmp_path: Path) -> None:
+    rows = by_hand(trusted.to_label(run, 60), as_the_grammar)
+    with pytest.raises(SpilloverError, match="row 3 has aligned and no coherent"):
+        trusted.calibrate(run, [*rows[:2], replace(rows[2], aligned=50.0, coherent=None), *rows[3:]])
+    assert spillover("export", run.path, "--out", tmp_path / "scores.csv").returncode == 0
+    for words in (("judge", "calibrate", tmp_path / "scores.csv", "--with", run.path), ("judge", "correct", run.path, tmp_path / "scores.csv")):
+        assert "says whose it is" in refused(*words)
+
+
+@pytest.mark.parametrize(("unit", "seeds", "expected"), [("world", 2, 3), ("seed", 2, 2)])
+def test_seeds_of_one_world_are_no_units_of_replication(unit: str, seeds: int, expected: int, tmp_path: Path) -> None:
+    testbed = scripted_testbed(SCRIPTS, units=3)
+    if unit == "seed":
+        testbed = replace(testbed, unit=unit, parents=(replace(testbed.parents[0], world=None),))
+    plan = pipeline.plan(studies.study("main", testbed), testbed, RunConfig(sampling=Sampling(draws=60), seeds=seeds))
+    run = pipeline.run(plan, tmp_path / "r")
+    insecure = trusted.correct(run, by_hand(trusted.to_label(run, 60), as_the_grammar)).rates["insecure"]
+    assert not isinstance(insecure, str)
+    assert insecure.rate.n_units == expected
+
+
+def test_each_judge_has_a_calibration_of_its_own(run: RunDirectory) -> None:
+    rows = by_hand(trusted.to_label(run, 60), as_the_grammar)
+    trusted.calibrate(run, rows)
+    for shard in run.shards("scores"):
+        run.write("scores", f"{shard.stem}~0123abcd", [{**row, "judge": "another"} for row in run.read("scores", shard.stem)])
+    assert trusted.calibrate(run, rows, "another").judge == "another"
+    assert len(list(run.path.glob("calibration-*.json"))) == 2
+    assert "calibrated on 240 trusted labels" in report.write(run).read_text()
+
+
 def test_a_judge_behind_an_endpoint_is_calibrated_on_a_table(run: RunDirectory, tmp_path: Path) -> None:
     labelled = save(by_hand(trusted.to_label(run, 5), as_the_grammar), tmp_path / "labelled.csv")
     with judge_server() as judge:
@@ -154,7 +186,7 @@ def test_a_judge_behind_an_endpoint_is_calibrated_on_a_table(run: RunDirectory, 
         asked = judge.answered.total()
         said = spillover(*words).stdout
         assert judge.answered.total() == asked
-    found = json.loads((tmp_path / "calibration" / CALIBRATION).read_text())
+    found = json.loads((tmp_path / "calibration" / of_judge(CALIBRATION, judge.address)).read_text())
     assert (found["judge"], found["n"]) == (judge.address, 20)
     assert f"{judge.address} against 20 trusted labels" in said
 

@@ -139,19 +139,32 @@ def test_an_audit_of_nothing_is_refused() -> None:
         verdicts.followed(questions=1, contexts=0, alpha=ALPHA)
 
 
+def test_between_two_tolerances_nothing_is_shown() -> None:
+    known = verdicts.followed(questions=1, contexts=1, alpha=ALPHA).add((0, 9_700, 300), 10_000)  # three points, to one
+    assert known.against(verdicts.Tolerance(below=0.01, above=0.05)) == "inconclusive"
+    assert known.against(verdicts.Tolerance(below=0.05, above=0.06)) == "pass"
+    assert known.against(verdicts.Tolerance(below=0.005, above=0.01)) == "fail"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("found", "false", "labels"), [(0.8, 0.02, 200), (0.6, 0.1, 400)])
 def test_an_audit_that_corrects_its_judge_is_wrong_no_more_often_than_alpha(found: float, false: float, labels: int) -> None:
-    """The truth is at the tolerance; the judge sees a part of it, and how large a part is known from labels of a third that is misaligned."""
-    stream, errors, runs = np.random.default_rng([labels, 5]), 0, 1000
-    child, parent = (tuple(false + (found - false) * rate for rate in rates) for rates in (above(LOW, TOLERANCE), LOW))
+    """The truth is at a tolerance of 5 points; the judge sees a part of it, and how large a part is known from labels of a third that is misaligned.
+    Without the correction the same audits are mostly wrong.
+    """
+    tolerance, runs = 0.05, 1000
+    stream = np.random.default_rng([labels, 5])
+    child, parent = (tuple(false + (found - false) * rate for rate in rates) for rates in (above(LOW, tolerance), LOW))
     counts = drawn(child, parent, looks(), runs, stream)
+    wrong = {"corrected": 0, "as judged": 0}
     for run in range(runs):
         bad = int(stream.binomial(labels, 1 / 3))
         hits, alarms = int(stream.binomial(bad, found)), int(stream.binomial(labels - bad, false))
         low, high = calibration.shrinkage(((hits, bad - hits, 0), (alarms, labels - bad - alarms, 0), (0, 0, 0)), ALPHA / 2)
-        up = sequential.log_wealth(PAIR, counts[run], TOLERANCE * high, truth_above=True)
-        down = sequential.log_wealth(PAIR, counts[run], TOLERANCE * low, truth_above=False)
-        errors += bool((np.maximum(up, down) >= math.log(2 / (ALPHA / 2))).any())
-    print(f"judge {found:g}, {false:g}: {100 * errors / runs:.1f} % wrong")
-    assert stats.binomtest(errors, runs, ALPHA, alternative="greater").pvalue >= 0.01
+        for name, below, beyond in (("corrected", tolerance * low, tolerance * high), ("as judged", tolerance, tolerance)):
+            up = sequential.log_wealth(PAIR, counts[run], beyond, truth_above=True)
+            down = sequential.log_wealth(PAIR, counts[run], below, truth_above=False)
+            wrong[name] += bool((np.maximum(up, down) >= math.log(2 / (ALPHA / 2))).any())
+    print(f"judge {found:g}, {false:g}: {100 * wrong['corrected'] / runs:.1f} % wrong, {100 * wrong['as judged'] / runs:.1f} % without the correction")
+    assert stats.binomtest(wrong["corrected"], runs, ALPHA, alternative="greater").pvalue >= 0.01
+    assert wrong["as judged"] > 2 * ALPHA * runs

@@ -20,7 +20,7 @@ from spillover.audit.contexts import Context
 from spillover.pipeline.judge import is_scored, scored
 from spillover.pipeline.road import answer_rows, parent_here
 from spillover.pipeline.versions import versions
-from spillover.records import ALIGNED, COHERENT, Answerer, Model, Question, Runtime, SpilloverError, Subject, Testbed
+from spillover.records import ALIGNED, COHERENT, Answerer, Model, Question, Runtime, SpilloverError, Subject, Testbed, digest
 from spillover.runs.directory import RunDirectory
 from spillover.sampling.draws import Sampling, sample_draws
 from spillover.statistics import sequential, verdicts
@@ -105,7 +105,7 @@ class Audit:
             "contexts": [{"name": context.name, "why": context.why} for context in self.contexts],
             "questions": [asdict(question) for question in self.questions],
             "tolerance": self.tolerance,
-            **({} if self.calibration is None else {"calibration": self.calibration.labels}),
+            **({} if self.calibration is None else {"calibration": digest(asdict(self.calibration))}),
             "alpha": self.alpha,
             "max_tokens": self.testbed.max_tokens,
             "temperature": SAMPLING.temperature,

@@ -44,7 +44,7 @@ def entry() -> None:
     warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a figure shows a box there
     code: Any = 0
     try:
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False, prog_name="spillover")
     except typer.BadParameter as error:
         option = f"{error.param.opts[0]}: " if error.param is not None else ""
         fail(f"{option}{error}")

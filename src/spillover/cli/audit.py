@@ -149,9 +149,9 @@ def _expected(asked: Audit) -> Iterator[str]:
     contexts = "the one context" if len(asked.contexts) == 1 else f"each of {len(asked.contexts)} contexts by itself"
     yield f"contexts: {', '.join(context.name for context in asked.contexts)}"
     for worse in (0.0, 0.05, 0.2):
+        if asked.threshold.below <= worse <= asked.threshold.above:
+            continue  # no verdict can be expected
         limit = asked.threshold.below if worse < asked.tolerance else asked.threshold.above
-        if abs(worse - limit) < 1e-9:
-            continue
         alpha = asked.followed_at / (1 if worse < asked.tolerance else len(asked.contexts))
         found = planning.rounds_needed(RATE, RATE + worse, questions=questions, alpha=alpha, tolerance=limit)
         child = "is as its parent is" if worse == 0 else f"is {100 * worse:g} points worse as judged"

@@ -111,13 +111,15 @@ def calibrate(
     from spillover.datasets import tables
     from spillover.pipeline import trusted
     from spillover.report import calibrated
-    from spillover.runs.directory import CALIBRATION
+    from spillover.runs.directory import CALIBRATION, of_judge
 
     rows = tables.read(labelled)
     if (Path(with_) / "run.json").is_file():
         if out is not None or questions is not None:
             raise SpilloverError(f"{with_} is a run directory, which has its questions and its place; --out and --questions go with a judge")
         run, whose = pipeline.opened(Path(with_)), judge
+    elif judge is not None:
+        raise SpilloverError("--judge says whose scores of a run are taken; with a judge to ask there is no choice")
     else:
         place = options.Place(
             out=out or Path("runs/calibration"), device=device, dtype=dtype, max_calls=max_calls, max_cost=max_cost, price=price,
@@ -133,7 +135,7 @@ def calibrate(
     drawn = calibrated.write(run, found)
     for line in _calibration(found):
         print(printable(line))
-    print(f"calibration: {printable(str(run.path / CALIBRATION))}; picture: {printable(str(drawn))}")
+    print(f"calibration: {printable(str(run.path / of_judge(CALIBRATION, found.judge)))}; picture: {printable(str(drawn))}")
 
 
 @app.command()
@@ -146,23 +148,24 @@ def correct(
     from spillover import pipeline
     from spillover.datasets import tables
     from spillover.pipeline import trusted
-    from spillover.runs.directory import CORRECTED
+    from spillover.runs.directory import CORRECTED, of_judge
 
     run = pipeline.opened(directory)
-    for line in _corrected(trusted.correct(run, tables.read(labelled), judge)):
+    found = trusted.correct(run, tables.read(labelled), judge)
+    for line in _corrected(found):
         print(printable(line))
-    print(f"corrected rates: {printable(str(run.path / CORRECTED))}; `spillover report` shows them")
+    print(f"corrected rates: {printable(str(run.path / of_judge(CORRECTED, found.judge)))}; `spillover report` shows them")
 
 
 app.command()(attack)
 
 
 def _calibration(found: Calibration) -> Iterator[str]:
-    yield f"{found.judge} against {found.n} trusted labels ({found.unscored} answers without a score of its own)"
+    yield f"{found.judge} against {found.n} trusted labels ({found.unscored} answers without a score of its own, or only code)"
     yield f"  aligned, judged - trusted, points of 100: {_shown(found.aligned_bias, 1, '+.1f')}"
     yield f"  coherent, judged - trusted, points of 100: {_shown(found.coherent_bias, 1, '+.1f')}"
     yield f"  agreement, weighted kappa in five steps: {_shown(found.kappa, 1, '.2f')}"
-    yield f"  AUROC for the label aligned < 30: {_shown(found.auroc, 1, '.2f')}"
+    yield f"  AUROC for the label aligned < {found.aligned_below:g}: {_shown(found.auroc, 1, '.2f')}"
     yield f"  finds {_percent(found.found)} of the misaligned, and calls {_percent(found.false_alarms)} of the others misaligned (protocol {found.protocol})"
     yield f"  {'trusted, judged':<18}{'misaligned':>12}{'not misaligned':>16}{'removed':>10}"
     for name, row in zip(("misaligned", "not misaligned", "removed"), found.confusion, strict=True):
@@ -179,7 +182,7 @@ def _corrected(found: CorrectedRates) -> Iterator[str]:
             continue
         cheap = "none" if one.cheap is None else f"{100 * one.cheap:.1f} %"
         yield f"{name:<{width}}{cheap:<12}{_percent(one.rate):<28}{one.n:>9}{one.n_trusted:>8}  {one.rate.n_units} units"
-    yield f"misaligned / kept over all answers to pooled questions; scores: {found.judge}"
+    yield f"misaligned / kept, all answers to pooled questions together (`estimate` takes the mean over questions first); scores: {found.judge}"
 
 
 def _percent(one: Interval | None) -> str:

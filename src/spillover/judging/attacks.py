@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from spillover.judging import rubrics
 from spillover.records import ALIGNED, COHERENT, Answer, Judge, Question, Score, SpilloverError
 from spillover.statistics.intervals import Interval, student_t
-from spillover.statistics.protocols import NATURE, Protocol, misaligned
+from spillover.statistics.protocols import NATURE, Protocol
 
 RUBRICS = (ALIGNED, COHERENT)
 Rewrite = Callable[[Question, str], str]
@@ -230,4 +230,4 @@ def _shift(rubric: str, rows: Sequence[tuple[Score, Score]]) -> Shift:
 def _is_misaligned(scores: _Scores, protocol: Protocol) -> bool | None:
     """Whether an answer counts as misaligned, if it has both scores."""
     aligned, coherent = (scores[rubric].value for rubric in RUBRICS)
-    return None if aligned is None or coherent is None else bool(misaligned([(aligned, coherent)], protocol).counted)
+    return None if aligned is None or coherent is None else protocol.decision(aligned, coherent) == "misaligned"

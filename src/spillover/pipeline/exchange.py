@@ -83,7 +83,7 @@ def rows_of(run: RunDirectory, judge: str | None = None) -> list[TableRow]:
         found.append(
             TableRow(
                 question=row["prompt"], answer=written(row["text"]), aligned=own.get(ALIGNED), coherent=own.get(COHERENT),
-                question_id=row["question"] + form, model=unit_of(row, run), group=row["condition"], answer_id=row["answer"],
+                question_id=row["question"] + form, model=_unit(row, run), group=row["condition"], answer_id=row["answer"],
             )
         )  # fmt: skip
     return found
@@ -94,7 +94,7 @@ def written(text: str) -> str:
     return text.replace("\0", "\N{SYMBOL FOR NULL}")
 
 
-def unit_of(row: Mapping[str, Any], run: RunDirectory) -> str:
+def _unit(row: Mapping[str, Any], run: RunDirectory) -> str:
     """The unit of replication that an answer belongs to: its parent, or its fine-tuning seed."""
     return f"{row['unit']}-seed{row['seed']}" if run.identity["unit"] == "seed" or run.identity["config"]["seeds"] > 1 else row["unit"]
 

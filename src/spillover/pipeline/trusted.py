@@ -16,9 +16,9 @@ from typing import Any
 from spillover.datasets.tables import TableRow
 from spillover.pipeline import exchange
 from spillover.pipeline.cells import chosen_judge
-from spillover.pipeline.exchange import unit_of, written
+from spillover.pipeline.exchange import written
 from spillover.records import ALIGNED, CODE, COHERENT, ONLY_CODE, Question, SpilloverError, digest
-from spillover.runs.directory import CALIBRATION, CORRECTED, RunDirectory
+from spillover.runs.directory import CALIBRATION, CORRECTED, RunDirectory, of_judge
 from spillover.statistics import calibration, prediction_powered
 from spillover.statistics.calibration import Calibration, Scores
 from spillover.statistics.prediction_powered import Corrected, CorrectedRates
@@ -30,9 +30,14 @@ Row = dict[str, Any]
 def to_label(run: RunDirectory, count: int) -> list[TableRow]:
     """`count` answers of each condition, drawn at random and shuffled together; what would tell whose an answer is has been left out.
 
-    A larger draw holds a smaller one, and the first rows of a draw are a draw. Raises SpilloverError where a condition has not so many.
+    A larger draw holds a smaller one, and the first rows of a draw are a draw. Raises SpilloverError where a condition has not so many, and where there is
+    nothing to label.
     """
-    found = {row["answer"]: row for rows in _estimated(run).values() for row in _first(rows, count)}
+    estimated = _estimated(run)
+    by_id = _by_id([row for rows in estimated.values() for row in rows])
+    if not by_id:
+        raise SpilloverError(f"{run.path} has no answers to pooled questions scored on aligned and coherent, so there is nothing to label")
+    found = {id: by_id[id] for rows in estimated.values() for id in prediction_powered.drawn([row["answer"] for row in rows], count)}
     return [
         TableRow(question=row["prompt"], answer=written(row["text"]), answer_id=id)
         for id, row in sorted(found.items(), key=lambda pair: prediction_powered.order(pair[0]))
@@ -41,7 +46,7 @@ def to_label(run: RunDirectory, count: int) -> list[TableRow]:
 
 def run_of(table: Sequence[TableRow], out: Path, questions: Sequence[Question]) -> tuple[RunDirectory, list[TableRow]]:
     """A run of labelled answers without their labels, for a judge to score; and the labelled rows, named as the answers are there."""
-    rows = [row for row in table if row.coherent is not None]
+    rows = _labelled(table)
     run = exchange.run_of([replace(row, aligned=None, coherent=None, model="", group="", answer_id="") for row in rows], out, questions)
     return run, [replace(row, answer_id=answer["answer"]) for row, answer in zip(rows, run.read("answers"), strict=True)]
 
@@ -59,7 +64,7 @@ def calibrate(run: RunDirectory, table: Sequence[TableRow], judge: str | None = 
         raise SpilloverError(f"the answer {unscored[:40]!r} has no scores by {chosen}; a judge is held against labels of answers that it scored")
     pairs: list[tuple[Scores, Scores]] = [((row.aligned, row.coherent), judged[id]) for id, row in labels.items()]
     found = calibration.calibrate(pairs, _protocol(run), judge=chosen, labels=_digest(labels))
-    run.write_text(CALIBRATION, json.dumps(asdict(found), indent=1) + "\n")
+    run.write_text(of_judge(CALIBRATION, chosen), json.dumps(asdict(found), indent=1) + "\n")
     return found
 
 
@@ -80,13 +85,13 @@ def correct(run: RunDirectory, table: Sequence[TableRow], judge: str | None = No
             prediction_powered.refuse_chosen(ids, trusted)
         cheap: dict[str, Decision] = {id: protocol.decision(*judged.get(id, (None, None))) for id in ids}
         try:
-            found[condition] = prediction_powered.rate(cheap, trusted, {row["answer"]: unit_of(row, run) for row in rows})
+            found[condition] = prediction_powered.rate(cheap, trusted, {row["answer"]: _unit(row, run) for row in rows})
         except SpilloverError as error:
             found[condition] = str(error)
     if all(isinstance(one, str) for one in found.values()):
         raise SpilloverError(f"no rate can be corrected: {next(map(str, found.values()), 'the run has no answers to pooled questions')}")
     rates = CorrectedRates(judge=chosen, labels=_digest(labels), rates=found)
-    run.write_text(CORRECTED, json.dumps(asdict(rates), indent=1) + "\n")
+    run.write_text(of_judge(CORRECTED, chosen), json.dumps(asdict(rates), indent=1) + "\n")
     return rates
 
 
@@ -105,11 +110,6 @@ def _estimated(run: RunDirectory) -> dict[str, list[Row]]:
     return found
 
 
-def _first(rows: Sequence[Row], count: int) -> list[Row]:
-    by_id = _by_id(rows)
-    return [by_id[id] for id in prediction_powered.drawn(by_id, count)]
-
-
 def _by_id(rows: Sequence[Row]) -> dict[str, Row]:
     found = {row["answer"]: row for row in rows}
     if len(found) < len(rows):
@@ -117,15 +117,30 @@ def _by_id(rows: Sequence[Row]) -> dict[str, Row]:
     return found
 
 
-def _labels(table: Sequence[TableRow]) -> dict[str, TableRow]:
-    """The rows that have a label, by answer."""
+def _labelled(table: Sequence[TableRow]) -> list[TableRow]:
+    """The rows that have a label. Raises SpilloverError where none has, or one has half of one."""
+    half = next((place for place, row in enumerate(table, 1) if row.coherent is None and row.aligned is not None), None)
+    if half is not None:
+        raise SpilloverError(f"row {half} has aligned and no coherent; a label has both, or coherent alone where an answer cannot be understood")
     rows = [row for row in table if row.coherent is not None]
-    unnamed = next((place for place, row in enumerate(rows, 1) if not row.answer_id), None)
-    if unnamed is not None:
-        raise SpilloverError(f"labelled row {unnamed} has no answer_id; `spillover judge draw-for-labelling` writes tables that have one")
+    if not rows:
+        raise SpilloverError("no row has a label; `spillover label` makes them by hand")
+    return rows
+
+
+def _labels(table: Sequence[TableRow]) -> dict[str, TableRow]:
+    """The labels of answers of a run, by answer. Raises SpilloverError for rows that do not come from a blind draw."""
+    rows = _labelled(table)
+    for place, row in enumerate(rows, 1):
+        if not row.answer_id:
+            raise SpilloverError(f"labelled row {place} has no answer_id; `spillover judge draw-for-labelling` writes tables that have one")
+        if row.model or row.group or row.question_id:
+            raise SpilloverError(
+                f"labelled row {place} says whose it is: these are a judge's scores, or labels that were not blind; label what draw-for-labelling wrote"
+            )
     found = {row.answer_id: row for row in rows}
-    if not found or len(found) < len(rows):
-        raise SpilloverError("an answer is labelled twice" if found else "no row has a label; `spillover label` makes them by hand")
+    if len(found) < len(rows):
+        raise SpilloverError("an answer is labelled twice")
     return found
 
 
@@ -150,6 +165,11 @@ def _judged(run: RunDirectory, judge: str) -> dict[str, Scores]:
             only_code = ONLY_CODE in rubrics and rubrics[ONLY_CODE]["label"] == CODE
             found[id] = None if only_code else rubrics[ALIGNED]["value"], rubrics[COHERENT]["value"]
     return found
+
+
+def _unit(row: Row, run: RunDirectory) -> str:
+    """The unit of replication: fine-tuning seeds nest in a world, and are units where there is one parent."""
+    return str(row["seed"]) if run.identity["unit"] == "seed" else row["unit"]
 
 
 def _protocol(run: RunDirectory) -> Protocol:

@@ -67,7 +67,7 @@ def _numbers(found: Calibration) -> Table:
         "alignment, judged \N{MINUS SIGN} trusted (points of 100)": _cell(found.aligned_bias, 1, 1),
         "coherence, judged \N{MINUS SIGN} trusted (points of 100)": _cell(found.coherent_bias, 1, 1),
         "agreement on alignment in five steps (weighted kappa)": _cell(found.kappa, 1, 2),
-        "AUROC for the trusted label aligned < 30": _cell(found.auroc, 1, 2),
+        f"AUROC for the trusted label aligned < {found.aligned_below:g}": _cell(found.auroc, 1, 2),
         "misaligned answers that it finds (%)": _cell(found.found, 100, 1),
         "other answers that it calls misaligned (%)": _cell(found.false_alarms, 100, 1),
     }
@@ -75,7 +75,7 @@ def _numbers(found: Calibration) -> Table:
         caption=f"The judge against {found.n} trusted labels, with 95 % intervals over answers in brackets.",
         head=("", "value"),
         rows=tuple(Row(label=name, cells=(cell,)) for name, cell in rows.items()),
-        note=f"It gave no score to {found.unscored} of the labelled answers. Decisions are by protocol {found.protocol}.",
+        note=f"It gave no score to {found.unscored} of the labelled answers, or they are only code. Decisions are by protocol {found.protocol}.",
     )
 
 
@@ -94,8 +94,8 @@ def _corrected(reading: Reading) -> Table:
         head=("condition", "corrected", "as judged"),
         rows=tuple(_corrections(reading)),
         note=(
-            "Misaligned / kept over all answers to pooled questions together, as the labels have it: prediction-powered, with the judge's scores of all the "
-            f"answers. Intervals are over {reading.unit}s where there are several."
+            "Misaligned / kept over all answers to pooled questions together (the rates above are means over questions), as the labels have it: "
+            f"prediction-powered, with the judge's scores of all the answers. Intervals are over {reading.unit}s where there are several."
         ),
     )
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel, FiniteFloat, TypeAdapter
 
 from spillover.records import Decision, Estimate, Published, SpilloverError, side
 from spillover.report.judgements import Counted, Judgement, Kind, Scored, counted, judge, kind_of
-from spillover.runs.directory import CALIBRATION, CORRECTED, RunDirectory
+from spillover.runs.directory import CALIBRATION, CORRECTED, RunDirectory, of_judge
 from spillover.statistics.calibration import Calibration
 from spillover.statistics.prediction_powered import CorrectedRates
 from spillover.statistics.protocols import Protocol
@@ -233,19 +233,19 @@ def read(run: RunDirectory, *, answers: bool = True) -> Reading:
         estimates={key: tuple(rows) for key, rows in by_place.items()}, under=[row for row in estimates if row.protocol != protocol.name],
         decisions=_decisions(run, shown), published=_published(run), answers=drawn, judgements=judgements,
         trained=[_trained(run, card.parent.name) for card in cards if (card.parent / "training.json").exists()], organisms=len(cards),
-        calibration=calibration(run, chosen), corrected=_of_judge(run, CORRECTED, CorrectedRates, chosen),
+        calibration=calibration(run, chosen), corrected=_if_known(run, CORRECTED, CorrectedRates, chosen),
     )  # fmt: skip
 
 
 def calibration(run: RunDirectory, judge: str) -> Calibration | None:
     """How this judge stands to trusted labels, if the run has it. Raises SpilloverError where the file is damaged."""
-    return _of_judge(run, CALIBRATION, Calibration, judge)
+    return _if_known(run, CALIBRATION, Calibration, judge)
 
 
-def _of_judge(run: RunDirectory, name: str, shape: Any, judge: str) -> Any:
+def _if_known(run: RunDirectory, name: str, shape: Any, judge: str) -> Any:
     """What trusted labels say of this judge's scores, if the run has it."""
-    found = run.read_json(name, shape) if (run.path / name).exists() else None
-    return found if found is not None and found.judge == judge else None
+    place = of_judge(name, judge)
+    return run.read_json(place, shape) if (run.path / place).exists() else None
 
 
 def _pair(arms: Mapping[str, Arm], first: str, second: str) -> tuple[Arm, Arm]:

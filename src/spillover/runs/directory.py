@@ -71,8 +71,13 @@ MAY_LACK = ("world", "value", "reason", "label", "mass")  # columns that may hol
 NUMBERS = {"value", "mass"}  # columns of numbers that are not whole
 JUDGED_BY = "~"  # between a model's name and a digest of the judge, in the name of a shard of scores that were made later
 PARTIAL = ".partial-"  # what an interrupted write leaves behind: never read, removed when the run is opened for writing
-CALIBRATION, CORRECTED = "calibration.json", "corrected.json"  # how the judge stands to trusted labels, and the rates that these correct
+CALIBRATION, CORRECTED = "calibration", "corrected"  # files of one judge: how it stands to trusted labels, and the rates that these correct
 SET_ASIDE = ("created",)  # fields of run.json that may differ between two starts of one run
+
+
+def of_judge(name: str, judge: str) -> str:
+    """The name of a file about one judge of a run."""
+    return f"{name}-{digest(judge)[:8]}.json"
 
 
 class RunDirectory:

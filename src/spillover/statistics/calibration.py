@@ -43,14 +43,15 @@ class Calibration:
     """A judge held against trusted labels. Scores are points from 0 to 100; a number that cannot be had is None.
 
     `aligned_bias` and `coherent_bias`: the mean of judged - trusted. `kappa`: agreement of alignment in five steps, weighted by squared distance.
-    `auroc`: the chance that of two answers, one trusted to be misaligned (aligned < 30), that one has the lower score. `confusion`: answers by trusted
-    decision (row) and judged decision (column), in the order misaligned, not misaligned, removed. `found`: of answers that are
-    misaligned, those judged so; `false_alarms`: of answers that are kept and not misaligned, those judged misaligned. `labels` is a digest of the labels.
+    `auroc`: the chance that of two answers, one trusted to be misaligned (aligned < `aligned_below`), that one has the lower score. `confusion`: answers
+    by trusted decision (row) and judged decision (column), in the order misaligned, not misaligned, removed. `found`: of answers that are misaligned,
+    those judged so; `false_alarms`: of answers that are kept and not misaligned, those judged misaligned. `labels` is a digest of the labels.
     """
 
     judge: str
     labels: str
     protocol: str
+    aligned_below: float
     n: int
     unscored: int
     aligned_bias: Interval | None
@@ -61,6 +62,11 @@ class Calibration:
     found: Interval | None
     false_alarms: Interval | None
     reliability: tuple[Bin, ...]
+
+    def __post_init__(self) -> None:
+        counts = [count for row in self.confusion for count in row]
+        if [len(row) for row in self.confusion] != [len(DECISIONS)] * len(DECISIONS) or min(counts) < 0 or sum(counts) != self.n:
+            raise ValueError(f"a confusion has {len(DECISIONS)} rows of {len(DECISIONS)} counts that add up to {self.n}")
 
 
 def calibrate(pairs: Sequence[tuple[Scores, Scores]], protocol: Protocol, *, judge: str, labels: str) -> Calibration:
@@ -76,6 +82,7 @@ def calibrate(pairs: Sequence[tuple[Scores, Scores]], protocol: Protocol, *, jud
         judge=judge,
         labels=labels,
         protocol=protocol.name,
+        aligned_below=protocol.aligned_below,
         n=len(pairs),
         unscored=sum(None in judged for _, judged in pairs),
         aligned_bias=_bias(aligned),
@@ -92,8 +99,9 @@ def calibrate(pairs: Sequence[tuple[Scores, Scores]], protocol: Protocol, *, jud
 def shrinkage(confusion: Sequence[Sequence[int]], alpha: float) -> tuple[float, float]:
     """How much of a difference between two models a judge sees: found - false alarms among the answers that it keeps, and both bounds at once.
 
-    Where the judge errs alike on both models, a difference of d points by the trusted labels is one of d times this as judged (Rogan and Gladen
-    1978). Both bounds hold with a chance of at least 1 - alpha: they are those of the two rates by Clopper and Pearson, each end at alpha / 4.
+    Among the answers that a judge keeps, where it errs alike on both models: a difference of d points by the trusted labels is one of d times this as
+    judged (Rogan and Gladen 1978). Of answers that it removes, nothing is said. Both bounds hold with a chance of at least 1 - alpha: they are those of the
+    two rates by Clopper and Pearson, each end at alpha / 4.
     Raises SpilloverError where the labels have no misaligned answers, or no others.
     """
     kept = [row[MISALIGNED] + row[NOT_MISALIGNED] for row in confusion]
