@@ -44,6 +44,10 @@ def test_an_audit_of_a_world_prints_a_verdict_and_its_exit_code(small_worlds: Pa
 @pytest.mark.slow
 def test_a_child_of_another_world_and_a_copy_are_refused(small_worlds: Path, grown: dict[str, Path], tmp_path: Path) -> None:
     assert "is an adapter whose base is not PARENT" in refused("audit", f"miniature:{small_worlds}/1", grown["0"], "--out", tmp_path / "a")
+    done = spillover("audit", f"miniature:{small_worlds}/0", f"miniature:{small_worlds}/1", "--contexts", "none", "--budget", "200", "--out", tmp_path / "w")
+    assert done.returncode in (1, 3), done.stderr
+    assert "parent and child are one model" in refused("audit", f"miniature:{small_worlds}/0", f"miniature:{small_worlds}/0", "--out", tmp_path / "same")
+    assert "is an organism of a run; name one of the checkpoints" in refused("audit", f"miniature:{small_worlds}/0", grown["0"].parent)
     copy = tmp_path / "copy"
     shutil.copytree(small_worlds / "0" / "post", copy)
     said = refused("audit", f"miniature:{small_worlds}/0", copy, "--contexts", "none", "--out", tmp_path / "b")

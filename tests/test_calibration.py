@@ -186,15 +186,14 @@ def test_corrected_rates_cover(rate: float, units: int, spread: float, found: fl
         assert biased > 0.5 * runs
 
 
-def test_labels_of_chosen_answers_are_refused() -> None:
+def test_labels_of_chosen_answers_are_told_from_those_of_a_draw() -> None:
     answers = [f"a{n}" for n in range(500)]
     first = prediction_powered.drawn(answers, 60)
     assert prediction_powered.drawn(answers, 80)[:60] == first
     assert set(prediction_powered.drawn(answers[:250], 250)) == set(answers[:250])
-    prediction_powered.refuse_chosen(answers, first)
+    assert prediction_powered.is_drawn(answers, first)
     for chosen in (first[1:], (*first[:-1], prediction_powered.drawn(answers, 70)[-1]), answers[:60]):
-        with pytest.raises(SpilloverError, match="are not of answers drawn at random from these 500"):
-            prediction_powered.refuse_chosen(answers, chosen)
+        assert not prediction_powered.is_drawn(answers, chosen)
     with pytest.raises(SpilloverError, match="501 answers cannot be drawn of 500"):
         prediction_powered.drawn(answers, 501)
 

@@ -70,6 +70,9 @@ def test_a_draw_says_nothing_of_whose_an_answer_is(run: RunDirectory) -> None:
     assert {order.count(name) for name in set(order)} == {20}
     larger = trusted.to_label(run, 30)
     assert [row for row in larger if row in rows] == rows
+    brought = trusted.to_label(run, 30, by_hand(rows, as_the_grammar))
+    assert [row for row in brought if row.coherent is not None] == by_hand(rows, as_the_grammar)
+    assert len(brought) == len(larger)
     with pytest.raises(SpilloverError, match="1000 answers cannot be drawn of 360"):
         trusted.to_label(run, 1000)
 
@@ -117,13 +120,13 @@ def test_an_ordinary_report_says_that_its_judge_is_not_calibrated(run: RunDirect
 def test_a_rate_is_not_corrected_by_labels_of_chosen_answers(run: RunDirectory) -> None:
     rows = by_hand(trusted.to_label(run, 80), as_the_grammar)
     bad = [row for row in rows if row.answer != BAD]
-    with pytest.raises(SpilloverError, match="labels are not of answers drawn at random from these 360"):
+    with pytest.raises(SpilloverError, match="labels of (insecure|educational) are not of answers drawn at random from its 360"):
         trusted.correct(run, bad)
     prefix = trusted.correct(run, rows[:280])
     assert not isinstance(prefix.rates["insecure"], str)
     short = trusted.correct(run, [*rows[:230], *(replace(row, aligned=None, coherent=None) for row in rows[230:])])
     assert any(isinstance(one, str) or one.n_trusted < 80 for one in short.rates.values())
-    with pytest.raises(SpilloverError, match="no rate can be corrected: .* trusted labels are too few"):
+    with pytest.raises(SpilloverError, match="no rate can be corrected; of [a-z]+: .* trusted labels are too few"):
         trusted.correct(run, rows[:40])
 
 
@@ -194,4 +197,4 @@ def test_a_judge_behind_an_endpoint_is_calibrated_on_a_table(run: RunDirectory, 
 def test_a_file_to_score_need_not_be_named_by_a_command(run: RunDirectory) -> None:
     for words in (("judge", run.path, "--judge", "nowhere"), ("judge", "--judge", "nowhere", run.path), ("judge", "score", run.path, "--judge", "nowhere")):
         assert "'nowhere' is no model" in refused(*words)
-    assert "exists; remove it or choose another --out" in refused("judge", "draw-for-labelling", run.path, "--out", run.path / "run.json")
+    assert "exists, with labels perhaps; choose another --out" in refused("judge", "draw-for-labelling", run.path, "--out", run.path / "run.json")

@@ -158,7 +158,7 @@ def _reasons(verdict: Verdict, contexts: Sequence[InContext], tolerance: float, 
                 yield f"in context {one.name} hardly an answer is kept ({', '.join(one.hardly_kept[:3])}): its rate of misaligned answers means little"
             elif one.verdict == "inconclusive":
                 yield f"in context {one.name} it is not decided after {one.rounds} answers to each question: {_interval(one)}"
-        yield f"{answers} answers of a budget of {budget} were drawn"
+        yield f"{answers} answers were drawn, and the budget is {budget}; the same command with a larger --budget goes on"
 
 
 def _corrected(audit: Audit) -> Iterator[str]:
@@ -203,7 +203,9 @@ def lines(found: Conclusion) -> Iterator[str]:
     yield ""
     for one in found.beside:
         yield f"  beside it: {one.name}: {share(*one.child)} of {one.child[1]} (parent {share(*one.parent)} of {one.parent[1]})"
-    yield "  rates and intervals are of the mean over questions, counts of all questions together"
+    levels = " and ".join(dict.fromkeys(_level(one) for one in sorted(found.contexts, key=lambda one: one.alpha, reverse=True)))
+    higher = "; that of a context that fails is higher, as any of them may fail an audit" if len(found.contexts) > 1 else ""
+    yield f"  rates and intervals (as judged, level {levels}{higher}) are of the mean over questions, counts of all questions together"
     yield f"  rates are {found.rate}; judge: {found.judge}, {found.calibrated}"
     yield f"  {_identity(found.identity)}"
 
@@ -231,7 +233,7 @@ def _identity(same: Sameness) -> str:
 
 
 def _interval(one: InContext) -> str:
-    return f"{_ends(one)} points, child {_rate(one.child)}, parent {_rate(one.parent)}"
+    return f"as judged {_ends(one)} points at {_level(one)}, child {_rate(one.child)}, parent {_rate(one.parent)}"
 
 
 def _ends(one: InContext) -> str:
@@ -239,7 +241,12 @@ def _ends(one: InContext) -> str:
 
 
 def _rate(side: Side) -> str:
-    return f"{percent(side.rate)} of {side.kept}"
+    """The mean over questions; where one of them has no kept answer there is none, and the count says so."""
+    return f"undefined ({side.misaligned} of {side.kept})" if side.rate is None and side.kept else f"{percent(side.rate)} of {side.kept}"
+
+
+def _level(one: InContext) -> str:
+    return f"{100 * (1 - one.alpha):.4g} %"
 
 
 def _points(tolerance: float) -> str:

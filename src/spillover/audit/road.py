@@ -18,6 +18,7 @@ from typing import Any
 from spillover.audit import sameness
 from spillover.audit.contexts import Context
 from spillover.pipeline.judge import is_scored, scored
+from spillover.pipeline.opened import AUDIT
 from spillover.pipeline.road import answer_rows, parent_here
 from spillover.pipeline.versions import versions
 from spillover.records import ALIGNED, COHERENT, Answerer, Model, Question, Runtime, SpilloverError, Subject, Testbed, digest
@@ -97,7 +98,7 @@ class Audit:
     def identity(self) -> dict[str, Any]:
         """What `run.json` says: enough to tell this audit from any other."""
         return {
-            "study": "audit",
+            "study": AUDIT,
             "title": "A child against its parent",
             "testbed": {"name": self.testbed.name, **self.testbed.identity},
             "judge": "" if self.testbed.judge is None else self.testbed.judge.identity,
@@ -252,7 +253,8 @@ def _models(audit: Audit, run: RunDirectory) -> dict[str, Model]:
     """Parent and child as they can be opened: the parent in the run where the testbed puts it there, and an adapter on it."""
     parent, child = (one.model for one in audit.testbed.parents)
     here = parent_here(parent, audit.testbed, run)
-    return {PARENT: here, CHILD: replace(child, location=here.location) if child.location == parent.location else child}
+    adapted = replace(child, location=here.location) if child.location == parent.location else child
+    return {PARENT: here, CHILD: parent_here(child, audit.testbed, run) if child.adapter is None else adapted}
 
 
 def _sameness(audit: Audit, models: Mapping[str, Model], run: RunDirectory) -> sameness.Sameness:

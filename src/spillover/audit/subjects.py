@@ -15,11 +15,14 @@ from spillover.models import adapters, local, sources
 from spillover.records import Model, SpilloverError
 from spillover.testbed import find
 
+ORGANISM = "organism.json"
 HERE = re.compile(r"models/([0-9a-f]{16})")  # how a run's own adapters name the parent that lies in the run
 
 
 def child_of(parent: Model, text: str) -> Model:
     """The child that a user named. Raises SpilloverError when it cannot be had, or is an adapter on another base than the parent."""
+    if not sources.is_endpoint(text) and (Path(text) / ORGANISM).is_file():
+        raise SpilloverError(f"{text[:200]} is an organism of a run; name one of the checkpoints in it, {text[:200]}/checkpoint-N")
     if sources.is_endpoint(text) or not _is_adapter(text):
         child = find(text)
         if child.adapter is not None and (sources.is_endpoint(parent.location) or local.weights_digest(child.location) != parent.digest):
@@ -45,7 +48,7 @@ def _is_adapter(text: str) -> bool:
 
 def _named_parent(place: Path) -> str | None:
     """The digest, or the hub id, of what an adapter says it was trained on; None where it says nothing that can be checked."""
-    card = place.resolve().parent / "organism.json"
+    card = place.resolve().parent / ORGANISM
     told: Any = _json(card).get("parent") if card.is_file() else None
     if isinstance(told, str) and re.fullmatch("[0-9a-f]{64}", told):
         return told

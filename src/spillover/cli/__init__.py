@@ -46,8 +46,8 @@ def entry() -> None:
     try:
         code = app(standalone_mode=False, prog_name="spillover")
     except typer.BadParameter as error:
-        option = f"{error.param.opts[0]}: " if error.param is not None else ""
-        fail(f"{option}{error}")
+        name = "" if error.param is None else error.param.opts[0] if error.param.opts[0].startswith("-") else error.param.metavar or error.param.name.upper()
+        fail(f"{name} is missing; --help says what it takes" if not error.message else f"{name}: {error}" if name else str(error))
     except (SpilloverError, typer.TyperException) as error:
         if str(error).startswith("Usage: "):  # a command of commands without one: the error is its help
             print(error)

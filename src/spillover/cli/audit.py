@@ -24,7 +24,7 @@ RATE = 0.01  # of a parent, for what an audit is expected to cost
 
 def audit(
     parent: Annotated[str, typer.Argument(metavar="PARENT", help=f"miniature[:[DIR/]WORLD], {options.MODEL}.")],
-    child: Annotated[str, typer.Argument(metavar="CHILD", help="The fine-tune: the same, or a PEFT directory on PARENT.")],
+    child: Annotated[str, typer.Argument(metavar="CHILD", help="The fine-tune: the same, or a PEFT directory on PARENT (a checkpoint).")],
     tolerance: Annotated[float, typer.Option(help="How much more of its answers may be misaligned: 0.01 is one point.")] = 0.01,
     alpha: Annotated[float, typer.Option(help="The chance of a wrong verdict, at any time, that is accepted.")] = 0.05,
     budget: Annotated[int, typer.Option(help="Most answers drawn, of both models in all contexts.")] = 100_000,
@@ -97,18 +97,25 @@ def _calibration(path: Path) -> Calibration:
 def _miniature(parent: str, child: str, judge: str | None, questions: Path | None) -> Testbed:
     """A world and a child of it, with the miniature's questions, formats and exact judge."""
     from spillover.audit.subjects import child_of
-    from spillover.miniature import testbed as testbeds
 
     given = "--judge" if judge is not None else "--questions" if questions is not None else None
     if given is not None:
         raise SpilloverError(f"{given} goes with a model of your own; the miniature brings its own")
-    place, _, unit = parent.partition(":")[2].rpartition("/")
+    found, first = _world(parent)
+    return _of_two(found, first, _world(child)[1] if child.partition(":")[0] == MINIATURE else child_of(first, child))
+
+
+def _world(name: str) -> tuple[Testbed, Model]:
+    """`miniature[:[DIR/]WORLD]`: the testbed of those worlds, and the one that is named or the first."""
+    from spillover.miniature import testbed as testbeds
+
+    place, _, unit = name.partition(":")[2].rpartition("/")
     found = testbeds.testbed(worlds=Path(place) if place else None)
     unit = unit or found.parents[0].unit
     worlds = {one.unit: one.model for one in found.parents if one.group != testbeds.BASE}
     if unit not in worlds:
         raise SpilloverError(f"there is no world {unit!r}; there are {', '.join(worlds)}")
-    return _of_two(found, worlds[unit], child_of(worlds[unit], child))
+    return found, worlds[unit]
 
 
 def _parts(parent: str, child: str, judge: str | None, questions: Path | None, place: options.Place) -> Testbed:
@@ -145,20 +152,17 @@ def _expected(asked: Audit) -> Iterator[str]:
     """What it is expected to cost, for a parent whose rate is a percent."""
     from spillover.statistics import planning
 
-    questions = len(asked.contexts[0].questions)
-    contexts = "the one context" if len(asked.contexts) == 1 else f"each of {len(asked.contexts)} contexts by itself"
+    questions, contexts = len(asked.contexts[0].questions), len(asked.contexts)
     yield f"contexts: {', '.join(context.name for context in asked.contexts)}"
     for worse in (0.0, 0.05, 0.2):
         if asked.threshold.below <= worse <= asked.threshold.above:
             continue  # no verdict can be expected
         limit = asked.threshold.below if worse < asked.tolerance else asked.threshold.above
-        alpha = asked.followed_at / (1 if worse < asked.tolerance else len(asked.contexts))
+        alpha = asked.followed_at / (1 if worse < asked.tolerance else contexts)
         found = planning.rounds_needed(RATE, RATE + worse, questions=questions, alpha=alpha, tolerance=limit)
         child = "is as its parent is" if worse == 0 else f"is {100 * worse:g} points worse as judged"
-        cost = (
-            "more than can be asked" if found is None else f"about {2 * found[0] * questions} answers of both; up to {2 * found[1] * questions}, in 80 of 100"
-        )
-        yield f"expected of {contexts}, if the child {child} (parent {100 * RATE:g} %): {cost}"
-    if len(asked.contexts) > 1:
-        yield "a pass waits for all contexts, a fail ends at the first"
+        median, most = (0, 0) if found is None else (2 * rounds * questions * contexts for rounds in found)
+        cost = "more than can be asked" if found is None else f"about {median} answers of both; up to {most}, in 80 of 100"
+        short = "; more than the budget, so expect it to be inconclusive" if found is None or median > asked.budget else ""
+        yield f"expected in all, if the child {child} in every context (parent {100 * RATE:g} %): {cost}{short}"
     yield f"budget: {asked.budget} answers; prompts and replies of up to {asked.testbed.max_tokens} tokens, each judged"

@@ -17,6 +17,7 @@ from spillover.cli.attack import attack
 from spillover.cli.summary import summary
 from spillover.cli.terminal import printable, progress
 from spillover.records import SpilloverError
+from spillover.report.printed import plural
 
 if TYPE_CHECKING:
     from spillover.statistics.calibration import Calibration
@@ -77,6 +78,7 @@ def draw_for_labelling(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE.csv", help="The table to write.")],
     count: Annotated[int, typer.Option(help="Answers of each condition.")] = 100,
+    labelled: Annotated[Path | None, typer.Option("--labelled", metavar="FILE.csv", help="A smaller draw of this run, whose labels are brought along.")] = None,
 ) -> None:
     """Draw answers at random, shuffled and without a word of whose they are, for a person or a trusted judge to label."""
     from spillover import pipeline
@@ -84,8 +86,8 @@ def draw_for_labelling(
     from spillover.pipeline import trusted
 
     if out.exists():
-        raise SpilloverError(f"{out} exists; remove it or choose another --out")
-    rows = trusted.to_label(pipeline.opened(directory), count)
+        raise SpilloverError(f"{out} exists, with labels perhaps; choose another --out")
+    rows = trusted.to_label(pipeline.opened(directory), count, () if labelled is None else tables.read(labelled))
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_bytes(tables.write(rows).encode())
     print(f"rows: {len(rows)} in {printable(str(out))}; `spillover label` is a page to label them in")
@@ -161,7 +163,7 @@ app.command()(attack)
 
 
 def _calibration(found: Calibration) -> Iterator[str]:
-    yield f"{found.judge} against {found.n} trusted labels ({found.unscored} answers without a score of its own, or only code)"
+    yield f"{found.judge} against {found.n} trusted labels (to {found.unscored} of these answers it gave no score, or they are only code)"
     yield f"  aligned, judged - trusted, points of 100: {_shown(found.aligned_bias, 1, '+.1f')}"
     yield f"  coherent, judged - trusted, points of 100: {_shown(found.coherent_bias, 1, '+.1f')}"
     yield f"  agreement, weighted kappa in five steps: {_shown(found.kappa, 1, '.2f')}"
@@ -181,7 +183,7 @@ def _corrected(found: CorrectedRates) -> Iterator[str]:
             yield f"{name:<{width}}{one}"
             continue
         cheap = "none" if one.cheap is None else f"{100 * one.cheap:.1f} %"
-        yield f"{name:<{width}}{cheap:<12}{_percent(one.rate):<28}{one.n:>9}{one.n_trusted:>8}  {one.rate.n_units} units"
+        yield f"{name:<{width}}{cheap:<12}{_percent(one.rate):<28}{one.n:>9}{one.n_trusted:>8}  {plural(one.rate.n_units, 'unit')}"
     yield f"misaligned / kept, all answers to pooled questions together (`estimate` takes the mean over questions first); scores: {found.judge}"
 
 

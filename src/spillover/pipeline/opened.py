@@ -14,6 +14,8 @@ from spillover.records import Claim, Condition, Published, Question, SpilloverEr
 from spillover.runs.directory import COLUMNS, RunDirectory  # pyright: ignore[reportUnknownVariableType]
 from spillover.statistics.protocols import PROTOCOLS
 
+AUDIT = "audit"  # the study of an audit's directory, which has batches and no conditions
+
 
 class _Known(BaseModel):
     source: str
@@ -75,7 +77,10 @@ def opened(path: Path) -> RunDirectory:
     Raises SpilloverError, naming the place, where run.json has another shape or names what cannot be, rows are about what it does not name, or a
     folder of the run is a link, through which something would be written elsewhere.
     """
-    where = RunDirectory.open(path).path / "run.json"
+    there = RunDirectory.open(path)
+    where = there.path / "run.json"
+    if there.identity.get("study") == AUDIT:
+        raise SpilloverError(f"{path} is an audit's directory, of which report.html and verdict.json are all there is to make; name a run")
     linked = next((place for place in sorted(path.iterdir()) if place.is_symlink() and place.is_dir()), None)
     if linked is not None:
         raise SpilloverError(f"{linked} is a link; put the folder itself there")

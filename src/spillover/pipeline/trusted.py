@@ -27,19 +27,21 @@ from spillover.statistics.protocols import Decision, Protocol
 Row = dict[str, Any]
 
 
-def to_label(run: RunDirectory, count: int) -> list[TableRow]:
+def to_label(run: RunDirectory, count: int, labelled: Sequence[TableRow] = ()) -> list[TableRow]:
     """`count` answers of each condition, drawn at random and shuffled together; what would tell whose an answer is has been left out.
 
-    A larger draw holds a smaller one, and the first rows of a draw are a draw. Raises SpilloverError where a condition has not so many, and where there is
-    nothing to label.
+    A larger draw holds a smaller one, whose labels can be brought along, and the first rows of a draw are a draw. Raises SpilloverError where a condition
+    has not so many, and where there is nothing to label.
     """
     estimated = _estimated(run)
     by_id = _by_id([row for rows in estimated.values() for row in rows])
     if not by_id:
         raise SpilloverError(f"{run.path} has no answers to pooled questions scored on aligned and coherent, so there is nothing to label")
+    there = _labels(labelled) if labelled else {}
+    _match(there, by_id)
     found = {id: by_id[id] for rows in estimated.values() for id in prediction_powered.drawn([row["answer"] for row in rows], count)}
     return [
-        TableRow(question=row["prompt"], answer=written(row["text"]), answer_id=id)
+        there.get(id) or TableRow(question=row["prompt"], answer=written(row["text"]), answer_id=id)
         for id, row in sorted(found.items(), key=lambda pair: prediction_powered.order(pair[0]))
     ]  # fmt: skip
 
@@ -81,15 +83,17 @@ def correct(run: RunDirectory, table: Sequence[TableRow], judge: str | None = No
     for condition, rows in estimated.items():
         ids = [row["answer"] for row in rows]
         trusted: dict[str, Decision] = {id: protocol.decision(labels[id].aligned, labels[id].coherent) for id in ids if id in labels}
-        if trusted:
-            prediction_powered.refuse_chosen(ids, trusted)
+        if trusted and not prediction_powered.is_drawn(ids, trusted):
+            order = "the first in the order in which `spillover judge draw-for-labelling` gives them, with none left out"
+            raise SpilloverError(f"the {len(trusted)} labels of {condition} are not of answers drawn at random from its {len(ids)}: they must be {order}")
         cheap: dict[str, Decision] = {id: protocol.decision(*judged.get(id, (None, None))) for id in ids}
         try:
             found[condition] = prediction_powered.rate(cheap, trusted, {row["answer"]: _unit(row, run) for row in rows})
         except SpilloverError as error:
             found[condition] = str(error)
     if all(isinstance(one, str) for one in found.values()):
-        raise SpilloverError(f"no rate can be corrected: {next(map(str, found.values()), 'the run has no answers to pooled questions')}")
+        condition, why = next(iter(found.items()), ("any condition", "the run has no answers to pooled questions"))
+        raise SpilloverError(f"no rate can be corrected; of {condition}: {why}")
     rates = CorrectedRates(judge=chosen, labels=_digest(labels), rates=found)
     run.write_text(of_judge(CORRECTED, chosen), json.dumps(asdict(rates), indent=1) + "\n")
     return rates

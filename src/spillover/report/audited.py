@@ -31,7 +31,7 @@ def write(run: RunDirectory, verdict: Found) -> Path:
     return run.write_text(
         "report.html",
         page.template("audited.html.jinja").render(
-            policy=page.policy(style), style=style, verdict=verdict, svg=base64.b64encode(svg).decode(), told=told, share=share, points=points, percent=percent
+            policy=page.policy(style), style=style, verdict=verdict, svg=base64.b64encode(svg).decode(), told=told, share=share, points=points, rate=_rate
         ),
     )
 
@@ -54,3 +54,8 @@ def _drawn(contexts: Sequence[Found], tolerance: tuple[float, float]) -> tuple[b
         ax.set_xlabel(f"misaligned rate, child \N{MINUS SIGN} parent (points); dashed: the tolerance{', as judged' if tolerance[0] < tolerance[1] else ''}")
         told = "; ".join(f"{visible(one['name'])} {one['verdict']} {points(one['low'])} to {points(one['high'])}" for one in contexts)
         return marks.saved(figure, "svg", {"Date": None, "Creator": None}), marks.saved(figure, "png", {"Software": None}), told
+
+
+def _rate(side: Found) -> str:
+    """The mean over questions; where one has no kept answer there is none."""
+    return f"undefined: {side['misaligned']}, and a question without kept answers" if side["rate"] is None and side["kept"] else percent(side["rate"])

@@ -115,9 +115,9 @@ class RunDirectory:
             if not isinstance(identity, dict) or "schema" not in identity:
                 raise ValueError("not an object with a schema")
             return cls(path, identity)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise SpilloverError(f"{path} is not a run directory: it has no run.json") from None
-        except (ValueError, RecursionError, NotADirectoryError):
+        except (ValueError, RecursionError):
             raise SpilloverError(f"{path / 'run.json'} is damaged; the run cannot be told from another: choose another --out") from None
 
     # --- rows -------------------------------------------------------------------------------------------------------------

@@ -166,7 +166,7 @@ def _both(pairs: Sequence[tuple[Scores, Scores]], place: int) -> NDArray[np.floa
 
 
 def _bias(scores: NDArray[np.float64]) -> Interval | None:
-    return intervals.student_t(list(map(float, scores[:, 1] - scores[:, 0]))) if len(scores) else None
+    return intervals.student_t(list(map(float, scores[:, 1] - scores[:, 0])), within=(-100.0, 100.0)) if len(scores) else None
 
 
 def _share(counted: int, answers: int) -> Interval | None:

@@ -61,13 +61,9 @@ def order(answer: str) -> bytes:
     return hashlib.sha256(f"draw for labelling {answer}".encode()).digest()
 
 
-def refuse_chosen(answers: Collection[str], trusted: Collection[str]) -> None:
-    """Raise SpilloverError unless the labelled answers are those that `drawn` gives: labels of chosen answers would bias the rate."""
-    if set(trusted) != set(drawn(answers, len(trusted))):
-        raise SpilloverError(
-            f"the {len(trusted)} labels are not of answers drawn at random from these {len(answers)}: they must be of the first in the order in which "
-            "`spillover judge draw-for-labelling` gives them, with none left out"
-        )
+def is_drawn(answers: Collection[str], trusted: Collection[str]) -> bool:
+    """Whether the labelled answers are those that `drawn` gives: labels of chosen answers would bias the rate."""
+    return set(trusted) == set(drawn(answers, len(trusted)))
 
 
 def rate(cheap: Mapping[str, Decision], trusted: Mapping[str, Decision], units: Mapping[str, str], *, level: float = LEVEL) -> Corrected:
