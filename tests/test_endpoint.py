@@ -606,7 +606,7 @@ def test_ctrl_c_loses_nothing_that_was_answered(served: Served, tmp_path: Path) 
     calls = itertools.count(1)
 
     def interrupting(_prompt: str, _time: int) -> str:
-        time.sleep(0.01)
+        time.sleep(0.03)
         if next(calls) == 30:
             os.kill(os.getpid(), signal.SIGINT)
         return ""
@@ -615,7 +615,7 @@ def test_ctrl_c_loses_nothing_that_was_answered(served: Served, tmp_path: Path) 
     requests = [request(str(n)) for n in range(100)]
     with pytest.raises(KeyboardInterrupt):
         Endpoint(served.address, limits=QUICK, journal=FileJournal(tmp_path / "j")).many(requests)
-    assert 30 <= sum(served.asked.values()) < 60
+    assert 30 <= sum(served.asked.values()) < 100
     Endpoint(served.address, limits=QUICK, journal=FileJournal(tmp_path / "j")).many(requests)
     assert set(served.asked.values()) == {1}
 
