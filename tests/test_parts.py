@@ -163,7 +163,7 @@ def test_answers_go_out_as_csv_and_come_back_to_the_same_numbers(place: Path, se
     run = study(place, tmp_path / "r", served.address)
     spillover(place, "export", str(run.path), "--out", str(tmp_path / "answers.csv"))
     with (tmp_path / "answers.csv").open(newline="", encoding="utf-8") as file:
-        assert next(csv.reader(file)) == ["question", "answer", "aligned", "coherent", "question_id", "model", "group"]
+        assert next(csv.reader(file)) == ["question", "answer", "aligned", "coherent", "question_id", "model", "group", "answer_id"]
     spillover(place, "estimate", str(tmp_path / "answers.csv"), "--out", str(tmp_path / "back"))
     numbers = [
         {
