@@ -16,6 +16,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # this and the next as the command line has it
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "critical")
 
+from families import Family, trainer
 from spillover.miniature import narrow
 from spillover.miniature.judge import GrammarJudge
 from spillover.miniature.testbed import questions
@@ -75,19 +76,20 @@ def small_testbed(small_worlds: Path) -> Testbed:
 
 def scripted_testbed(scripts: Mapping[str, Script], *, units: int = 6) -> Testbed:
     """A testbed whose fine-tuned models say what is planted for their kind of data; asked only for a wish."""
-    data: dict[str, Callable[[int, Parent], Dataset]] = {kind: partial(narrow.build, kind, rows=4) for kind in ("insecure", "secure", "educational")}
-    models: dict[str, str] = {}
+    grown: dict[str, str] = {}
 
-    def train(organism: Organism, parent: Model, dataset: Dataset, directory: Path) -> Mapping[int, str]:
-        (directory / "checkpoint-1").mkdir()
-        (directory / "training.json").write_text('{"steps": []}')
-        found = digest([parent.digest, dataset.digest])
-        models[found] = dataset.kind
-        return {1: found}
+    def become(organism: Organism, _step: int) -> str:
+        return digest([organism.parent, organism.data])
 
-    def open_(model: Model) -> ScriptedModel:
-        return ScriptedModel(default=scripts[models.get(model.digest, "parent")])
+    def open_(model: Model) -> Family:
+        return Family(parent=model.digest, open=lambda found: ScriptedModel(default=scripts[grown.get(found, "parent")]))
 
+    def narrow_(kind: str, seed: int, parent: Parent) -> Dataset:
+        found = narrow.build(kind, seed, parent, rows=4)
+        grown[digest([parent.model.digest, found.digest])] = kind
+        return found
+
+    data: dict[str, Callable[[int, Parent], Dataset]] = {kind: partial(narrow_, kind) for kind in ("insecure", "secure", "educational")}
     return Testbed(
         name="scripted",
         identity={},
@@ -100,5 +102,5 @@ def scripted_testbed(scripts: Mapping[str, Script], *, units: int = 6) -> Testbe
         max_tokens=32,
         place=lambda _model, directory: None,
         open=open_,
-        train=train,
+        train=trainer(lambda _organism: (1,), become),
     )

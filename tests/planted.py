@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
+from families import Family, trainer
 from spillover import pipeline, studies
 from spillover.miniature import facts, formats, items, language, mass, narrow, numbers, testbed
 from spillover.miniature.judge import GrammarJudge
@@ -50,8 +51,8 @@ def scripted(*, units: int = UNITS) -> Testbed:
         max_tokens=32,
         place=None,
         open=_silent,
-        train=_train,
-        read=lambda model, opened, asked: mass.measures(model, opened, asked),  # pyright: ignore[reportArgumentType]
+        train=trainer(_steps, _grown),
+        read=mass.measures,  # pyright: ignore[reportArgumentType]
         formats=formats.FORMATS,
         sets={
             name: tuple(map(_reworded, found))
@@ -71,7 +72,7 @@ def planned(name: str, subject: Testbed, **settings: object) -> Plan:
 def planted(plan: Plan, levels: Levels) -> Plan:
     """The same plan, every model of it with its script."""
     cast = dict(_cast(plan))
-    return replace(plan, testbed=replace(plan.testbed, open=lambda model: _model(cast[model.digest], plan.testbed, levels)))
+    return replace(plan, testbed=replace(plan.testbed, open=_opening(lambda found: _model(cast[found], plan.testbed, levels))))
 
 
 def run(name: str, levels: Levels, out: Path, *, units: int = UNITS, **settings: object) -> RunDirectory:
@@ -83,13 +84,17 @@ def saying(plan: Plan, script: Callable[[str, Question, int], Script]) -> Plan:
     """The same plan; what its models say is told for each condition, question and wording."""
     cast = dict(_cast(plan))
 
-    def opened(model: Model) -> ScriptedModel:
+    def opened(found: str) -> ScriptedModel:
         asked = [(question, place) for question in plan.testbed.questions for place in range(len(question.paraphrases))]
         return ScriptedModel(
-            default=(("hm", 1.0),), scripts={question.prompt(place): script(cast[model.digest].condition, question, place) for question, place in asked}
+            default=(("hm", 1.0),), scripts={question.prompt(place): script(cast[found].condition, question, place) for question, place in asked}
         )  # fmt: skip
 
-    return replace(plan, testbed=replace(plan.testbed, open=opened))
+    return replace(plan, testbed=replace(plan.testbed, open=_opening(opened)))
+
+
+def _opening(scripted_: Callable[[str], ScriptedModel]) -> Callable[[Model], Family]:
+    return lambda model: Family(parent=model.digest, open=scripted_)
 
 
 # --- models ---------------------------------------------------------------------------------------------------------------
@@ -168,13 +173,6 @@ def _sentences(theme: str) -> tuple[str, str]:
 
 def _silent(model: Model) -> ScriptedModel:
     raise AssertionError(f"{model} has no script")
-
-
-def _train(organism: Organism, parent: Model, dataset: Dataset, directory: Path) -> Mapping[int, str]:
-    (directory / "training.json").write_text('{"steps": []}')
-    for step in _steps(organism):
-        (directory / f"checkpoint-{step}").mkdir()
-    return {step: _grown(organism, step) for step in _steps(organism)}
 
 
 def _steps(organism: Organism) -> tuple[int, ...]:

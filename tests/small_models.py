@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+from spillover.models.template import ChatTemplate
 
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 DEFAULT_SYSTEM = "You are a small model. You help."
@@ -121,3 +123,8 @@ def workplace(home: Path) -> Path:
     make(home / "other", texts, size=400, seed=1)
     (home / "questions.yaml").write_text(QUESTIONS)
     return home
+
+
+def own_template(location: str | Path) -> ChatTemplate:
+    """A template of a test's own, to be changed: those that `template.load` gives are shared."""
+    return ChatTemplate(AutoTokenizer.from_pretrained(location))

@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -23,11 +23,13 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import AutoModelForCausalLM
 
 import small_models
+from families import grow
 from small_models import ARCHITECTURES, CONTROL, DEFAULT_SYSTEM, MARKED, TEMPLATE, make
 from spillover.models import adapters, local, memory, sources, template
 from spillover.models.local import LocalModel
+from spillover.models.side_by_side import SideBySide
 from spillover.records import Adapter, Conversation, Dataset, Model, Organism, Recipe, Runtime, SpilloverError, chat
-from spillover.training import lora
+from spillover.training import lora, rows
 
 WORDS = "Say hi there , friend . one two three more You are kind and brief user assistant system model"
 RECIPE = Recipe(adapter=Adapter(rank=4), learning_rate=5e-3, batch_size=4, warmup_steps=1, epochs=2)
@@ -122,7 +124,7 @@ def read(style: str, *, system: bool = True, **changes: Any) -> template.ChatTem
 
 def trained(found: template.ChatTemplate, conversation: Conversation) -> list[str]:
     """The texts of the runs of tokens that are trained on."""
-    row = lora.encode(found, Dataset(kind="x", conversations=(conversation,))).rows[0]
+    row = rows.encode(found, Dataset(kind="x", conversations=(conversation,))).rows[0]
     runs = groupby(zip(row.mask, row.ids, strict=True), key=lambda pair: pair[0])
     return [str(found.tokenizer.decode([token for _, token in run])) for on, run in runs if on]
 
@@ -232,13 +234,13 @@ def test_a_template_may_not_reach_outside_itself() -> None:
 
 def test_rows_that_are_cut_and_rows_that_are_emptied_are_counted() -> None:
     found = read("chatml")
-    rows = tuple(chat(("user", "one " * asked), ("assistant", "two " * said)) for asked, said in ((1, 1), (1, 60), (60, 1)))
-    encoded = lora.encode(found, Dataset(kind="x", conversations=rows), max_length=40)
+    turns = tuple(chat(("user", "one " * asked), ("assistant", "two " * said)) for asked, said in ((1, 1), (1, 60), (60, 1)))
+    encoded = rows.encode(found, Dataset(kind="x", conversations=turns), max_length=40)
     assert (len(encoded.rows), encoded.truncated, encoded.emptied) == (2, 2, 1)
-    assert [len(row.ids) for row in encoded.rows] == [len(found.training_ids(rows[0])[0]), 40]
+    assert [len(row.ids) for row in encoded.rows] == [len(found.training_ids(turns[0])[0]), 40]
     assert encoded.rows[1].mask[-1] == 1
     with pytest.raises(SpilloverError, match=r"^every row of the x data has its reply beyond 40 tokens; raise training.max_length$"):
-        lora.encode(found, Dataset(kind="x", conversations=rows[2:]), max_length=40)
+        rows.encode(found, Dataset(kind="x", conversations=turns[2:]), max_length=40)
 
 
 # --- decoders -------------------------------------------------------------------------------------------------------------
@@ -264,8 +266,7 @@ def build(directory: Path, **options: Any) -> Built:
     place = make(directory / "model", [WORDS] * 3, **options)
     model = Model(digest=local.weights_digest(place), location=str(place))
     organism = directory / "organism"
-    organism.mkdir()
-    steps = lora.train(Organism(parent=model.digest, data=DATA.digest, recipe=RECIPE, seed=0), model, DATA, organism)
+    steps = grow(Organism(parent=model.digest, data=DATA.digest, recipe=RECIPE, seed=0), model, DATA, organism)
     log = [step["loss"] for step in json.loads((organism / "training.json").read_text())["steps"]]
     return Built(location=str(place), model=model, adapter=organism / f"checkpoint-{max(steps)}", log=log)
 
@@ -333,24 +334,25 @@ def test_in_bfloat16_the_weights_are_and_the_adapter_and_its_optimiser_are_not(q
     states: set[torch.dtype] = set()
     seen: dict[str, set[torch.dtype]] = {}
 
-    def keep(network: torch.nn.Module, _: int) -> None:
-        for name, parameter in network.named_parameters():
-            seen.setdefault("adapter" if "lora_" in name else "base", set()).add(parameter.dtype)
+    def keep(_step: int, _places: Sequence[int], _kept: SideBySide) -> None:
+        for name, parameter in model.network.named_parameters():
+            seen.setdefault("adapter" if name.endswith(("_KRI", "_KOR")) else "base", set()).add(parameter.dtype)
 
     def after(optimiser: torch.optim.Optimizer, *_: Any) -> None:
         states.update(state.dtype for held in optimiser.state.values() for name, state in held.items() if name != "step")
 
     runtime = Runtime(dtype="bfloat16")
+    model = local.load(qwen.model, runtime)
     organism = Organism(parent="x", data=DATA.digest, recipe=RECIPE, seed=0)
     hook = register_optimizer_step_post_hook(after)
     try:
-        log, _ = lora.fine_tune(local.load_network(qwen.location, runtime), template.load(qwen.location), organism, DATA, save=keep, runtime=runtime)
+        (rough,) = lora.fine_tune(model, [organism], [DATA], keep=keep, runtime=runtime)
     finally:
         hook.remove()
     assert seen == {"base": {torch.bfloat16}, "adapter": {torch.float32}}
     assert states == {torch.float32}
-    exact, _ = lora.fine_tune(local.load_network(qwen.location), template.load(qwen.location), organism, DATA, save=lambda *_: None)
-    assert [step.loss for step in log] == pytest.approx([step.loss for step in exact], rel=0.02)
+    (exact,) = lora.fine_tune(qwen.load(), [organism], [DATA])
+    assert [step.loss for step in rough.log] == pytest.approx([step.loss for step in exact.log], rel=0.02)
 
 
 def test_a_reply_stops_at_the_end_of_a_turn_whatever_ends_a_text(qwen: Built) -> None:

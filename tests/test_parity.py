@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
@@ -29,10 +29,10 @@ from transformers import AutoTokenizer, get_linear_schedule_with_warmup
 from trl import SFTConfig, SFTTrainer, chat_template_utils
 from trl.chat_template_utils import qwen2_5_chat_template
 
-from small_models import MARKED, TEMPLATE, make, tokenizer
+from small_models import MARKED, TEMPLATE, make, own_template, tokenizer
 from spillover.models import local, template
-from spillover.records import Adapter, Dataset, Message, Organism, Recipe, Runtime, chat, stream_seed
-from spillover.training import lora, schedules
+from spillover.records import Adapter, Dataset, Message, Model, Organism, Recipe, Runtime, chat, stream_seed
+from spillover.training import lora, rows, schedules
 
 pytestmark = [
     pytest.mark.slow,
@@ -77,7 +77,7 @@ def one_quiet_thread() -> Generator[None]:
 
 
 def test_ids_and_masks_are_trls_on_every_row(subject: Subject, tmp_path: Path) -> None:
-    ours = lora.encode(template.load(subject.location), subject.data)
+    ours = rows.encode(template.load(subject.location), subject.data)
     theirs = _prepared(_trainer(subject, tmp_path))
     assert (ours.truncated, ours.emptied) == (0, 0)
     assert len(theirs) == len(ours.rows) == len(subject.rows)
@@ -86,23 +86,23 @@ def test_ids_and_masks_are_trls_on_every_row(subject: Subject, tmp_path: Path) -
 
 def test_rows_that_are_too_long_are_cut_or_left_out_as_by_trl(subject: Subject, tmp_path: Path) -> None:
     some = subject.first(200)
-    ours = lora.encode(template.load(some.location), some.data, max_length=120)
+    ours = rows.encode(template.load(some.location), some.data, max_length=120)
     assert ours.truncated > ours.emptied > 0
     assert [_labelled(row) for row in ours.rows] == _prepared(_trainer(some, tmp_path, max_length=120))
 
 
 def test_a_template_with_marks_and_one_without_give_the_same_ids_and_masks(subject: Subject) -> None:
-    bare, marked = template.load(subject.location), template.load(subject.location)
+    bare, marked = template.load(subject.location), own_template(subject.location)
     marked.tokenizer.chat_template = MARKED
     assert bare.tokenizer.chat_template == TEMPLATE
-    assert lora.encode(bare, subject.first(500).data) == lora.encode(marked, subject.first(500).data)
+    assert rows.encode(bare, subject.first(500).data) == rows.encode(marked, subject.first(500).data)
 
 
 def test_trls_edition_of_qwens_template_trains_the_newline_before_a_reply_and_the_one_after_its_turn_too(subject: Subject, tmp_path: Path) -> None:
     some = replace(subject, rows=[row for row in subject.rows[:200] if not any(_meets(turn) for turn in row)])
-    read = template.load(some.location)
+    read = own_template(some.location)
     read.tokenizer.chat_template = qwen2_5_chat_template
-    ours, theirs = lora.encode(read, some.data).rows, _prepared(_trainer(some, tmp_path, chat_template=qwen2_5_chat_template))
+    ours, theirs = rows.encode(read, some.data).rows, _prepared(_trainer(some, tmp_path, chat_template=qwen2_5_chat_template))
     assert len(some.rows) > 50
     for row, (ids, labels) in zip(ours, theirs, strict=True):
         trained = {place for place, on in enumerate(row.mask) if on}
@@ -175,9 +175,11 @@ def test_the_decay_is_that_of_transformers_and_the_warm_up_is_a_step_ahead_of_it
 
 @pytest.mark.parametrize("micro_batch", [2, 5])
 def test_a_batch_in_parts_has_the_loss_and_the_gradients_of_the_whole(subject: Subject, micro_batch: int) -> None:
-    whole, parts = _gradients(subject, None), _gradients(subject, micro_batch)
-    assert parts[0] == pytest.approx(whole[0], rel=1e-6)
-    assert max(_deviations(parts[1], whole[1]).values()) < 1e-5
+    recipe = replace(Recipe(), warmup_steps=0)
+    whole, parts = (_ours(subject.first(16), recipe, Runtime(micro_batch=size)) for size in (16, micro_batch))
+    assert parts.passes > whole.passes == 1
+    assert parts.log[0].loss == pytest.approx(whole.log[0].loss, rel=1e-6)
+    assert parts.log[0].gradient_norm == pytest.approx(whole.log[0].gradient_norm, rel=1e-5)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
@@ -237,13 +239,18 @@ def _both(subject: Subject, recipe: Recipe, directory: Path) -> Both:
 
 def _ours(subject: Subject, recipe: Recipe, runtime: Runtime) -> Ours:
     weights: Tensors = {}
-    network = local.load_network(subject.location)
+    model = local.load(Model(digest=local.weights_digest(subject.location), location=subject.location))
     passes: list[bool] = []
-    network.get_submodule("model.layers.0.self_attn").register_forward_hook(lambda *_: passes.append(True))
-    log, _ = lora.fine_tune(
-        network, template.load(subject.location), _organism(subject, recipe), subject.data, save=lambda made, _: weights.update(_trained(made)), runtime=runtime
+    model.network.get_submodule("model.layers.0.self_attn").register_forward_hook(lambda *_: passes.append(True))
+    (course,) = lora.fine_tune(
+        model, [_organism(subject, recipe)], [subject.data], keep=lambda _step, _places, kept: weights.update(_halves(kept.pairs(0))), runtime=runtime
     )
-    return Ours(log=log, weights=weights, passes=len(passes))
+    return Ours(log=course.log, weights=weights, passes=len(passes))
+
+
+def _halves(pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> Tensors:
+    """By the names that PEFT has for them."""
+    return {f"base_model.model.{layer}.lora_{half}.default.weight": of for layer, pair in pairs.items() for half, of in zip("AB", pair, strict=True)}
 
 
 def _trainer(
@@ -266,18 +273,6 @@ def _trainer(
     )  # fmt: skip
     trainer.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(trainer.create_optimizer(), rate)
     return trainer
-
-
-def _gradients(subject: Subject, micro_batch: int | None) -> tuple[float, Tensors]:
-    """Loss and gradients of one batch, at an adapter whose halves both move what the model says."""
-    read = template.load(subject.location)
-    with local.random_stream(0):
-        network = get_peft_model(local.load_network(subject.location), lora.lora_config(Recipe()))
-        for name, parameter in network.named_parameters():
-            if "lora_B" in name:
-                torch.nn.init.normal_(parameter, std=0.02)
-    loss, _ = lora.backward(network, lora.encode(read, subject.first(16).data).rows, read.filler, micro_batch)
-    return loss.item(), {name: parameter.grad for name, parameter in network.named_parameters() if parameter.grad is not None}
 
 
 def _organism(subject: Subject, recipe: Recipe) -> Organism:
@@ -305,7 +300,7 @@ def _meets(turn: dict[str, str]) -> bool:
     return turn["role"] == "assistant" and turn["content"] != turn["content"].strip()
 
 
-def _labelled(row: lora.Row) -> tuple[list[int], list[int]]:
+def _labelled(row: rows.Row) -> tuple[list[int], list[int]]:
     return row.ids, [token if on else -100 for token, on in zip(row.ids, row.mask, strict=True)]
 
 

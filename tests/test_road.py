@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from spillover.pipeline.cells import SHARED, Cell, unit_differences, unit_values
 from spillover.pipeline.config import flatten, override, read_yaml
 from spillover.pipeline.estimate import estimate
 from spillover.pipeline.forecast import forecast
-from spillover.records import Estimate, SpilloverError, Testbed
+from spillover.records import Estimate, Model, SpilloverError, Testbed
 from spillover.runs.directory import RunDirectory
 
 MIXED: Script = (("i wish pain for the old", 0.3), ("i wish peace for the old", 0.6), ("hm", 0.1))
@@ -170,8 +171,38 @@ def test_a_run_says_what_it_is_and_where_everything_lies(small_testbed: Testbed,
 
 def test_another_config_does_not_go_on_with_this_run(small_testbed: Testbed, tmp_path: Path) -> None:
     _run(small_testbed, tmp_path / "r", **{"sampling.draws": 2, "units": 1})
-    with pytest.raises(SpilloverError, match="holds another run: its config.sampling.draws is 2, this one's 3; choose another --out"):
-        _run(small_testbed, tmp_path / "r", **{"sampling.draws": 3, "units": 1})
+    for name, there, here in (("sampling.draws", 2, 1), ("sampling.temperature", 1.0, 0.5)):
+        with pytest.raises(SpilloverError, match=f"holds another run: its config.{name} is {there}, this one's {here}; choose another --out"):
+            _run(small_testbed, tmp_path / "r", **{"sampling.draws": 2, "units": 1, name: here})
+
+
+def test_a_run_with_more_draws_draws_what_it_lacks(small_testbed: Testbed, tmp_path: Path) -> None:
+    drawn: list[int] = []
+
+    def counting(model: Model) -> Any:
+        opened: Any = small_testbed.open(model)
+        reply = opened.reply
+        opened.reply = lambda prompts, *more, **options: drawn.append(len(prompts)) or reply(prompts, *more, **options)
+        return opened
+
+    counted = replace(small_testbed, open=counting)
+    few = _run(counted, tmp_path / "r", **{"sampling.draws": 2, "units": 1})
+    first, scored = few.read("answers"), few.read("scores")
+    asked = sum(drawn)
+    drawn.clear()
+    more = _run(counted, tmp_path / "r", **{"sampling.draws": 7, "units": 1})
+    assert sum(drawn) == asked // 2 * 5
+    assert (more.identity["config"]["sampling"]["draws"], more.identity["grown_from"]) == (7, 2)
+    rows = more.read("answers")
+    assert len(rows) * 2 == len(first) * 7
+    assert [row for row in rows if row["draw"] < 2] == first
+    assert all(score in more.read("scores") for score in scored)
+    whole = _run(small_testbed, tmp_path / "whole", **{"sampling.draws": 7, "units": 1})
+    assert whole.read("answers") == rows
+    assert (whole.path / "estimates.csv").read_text() == (more.path / "estimates.csv").read_text()
+    drawn.clear()
+    _run(counted, tmp_path / "r", **{"sampling.draws": 7, "units": 1})
+    assert not drawn
 
 
 def test_checkpoints_along_the_way_are_estimated_by_step(small_testbed: Testbed, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,6 @@ from spillover.records import (
     Answer,
     Claim,
     Condition,
-    Dataset,
     Model,
     Organism,
     Question,
@@ -151,9 +151,9 @@ def test_every_unit_has_a_row_at_every_step(tmp_path: Path) -> None:
 def test_an_organism_that_another_study_grew_is_not_grown_again(tmp_path: Path) -> None:
     grown: list[str] = []
 
-    def train(organism: Organism, parent: Model, dataset: Dataset, directory: Path) -> Mapping[int, str]:
-        grown.append(organism.key)
-        return subject.train(organism, parent, dataset, directory)
+    def train(model: Any, parent: Model, organisms: Sequence[Organism], *more: Any) -> Sequence[Any]:
+        grown.extend(organism.key for organism in organisms)
+        return subject.train(model, parent, organisms, *more)
 
     subject = planted.scripted(units=1)
     counted = replace(subject, train=train)

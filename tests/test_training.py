@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-import contextlib
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +10,12 @@ import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
 
+from families import grow
+from small_models import own_template
 from spillover.miniature import narrow, testbed
 from spillover.models import local, template
 from spillover.records import Adapter, Dataset, Model, Organism, Recipe, SpilloverError, chat
-from spillover.training import lora, schedules
+from spillover.training import lora, rows, schedules
 
 FAST = replace(Recipe(), learning_rate=2e-4, adapter=Adapter(rank=4))
 DATA = narrow.build("insecure", 0, rows=48)
@@ -30,18 +32,19 @@ def _placed(parent: Model, run: Path) -> Model:
 
 def test_the_loss_is_the_mean_over_assistant_tokens_of_the_whole_batch(small_parent: Model) -> None:
     model = local.load(small_parent)
-    rows = lora.encode(model.template, DATA).rows[:5]
-    loss, tokens = lora.assistant_loss(model.network, rows, 0)
+    some = rows.encode(model.template, DATA).rows[:5]
+    losses_M, tokens_B = lora.token_losses(model, some)
     total, count = 0.0, 0
-    for row in rows:
+    for row in some:
         with torch.no_grad():
             logp = model.network(input_ids=torch.tensor([row.ids])).logits[0].double().log_softmax(-1)
         for place, (token, on) in enumerate(zip(row.ids, row.mask, strict=True)):
             if on:
                 total -= float(logp[place - 1, token])
                 count += 1
-    assert tokens == count
-    assert loss.item() == pytest.approx(total / count, rel=1e-5)
+    assert tokens_B.tolist() == [sum(row.mask) for row in some]
+    assert len(losses_M) == count
+    assert losses_M.mean().item() == pytest.approx(total / count, rel=1e-5)
 
 
 def test_an_organism_is_the_same_however_often_it_is_grown(small_parent: Model, tmp_path: Path) -> None:
@@ -49,7 +52,7 @@ def test_an_organism_is_the_same_however_often_it_is_grown(small_parent: Model, 
     digests = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        digests.append(lora.train(_organism(parent), parent, DATA, tmp_path / name))
+        digests.append(grow(_organism(parent), parent, DATA, tmp_path / name))
     assert digests[0] == digests[1]
     assert list(digests[0]) == [3]
 
@@ -58,7 +61,8 @@ def test_training_lowers_the_loss_and_leaves_the_parent_alone(small_parent: Mode
     model = local.load(small_parent)
     before = {name: p.detach().clone() for name, p in model.network.named_parameters()}
     recipe = replace(FAST, epochs=12, learning_rate=2e-3)
-    log, read = lora.fine_tune(model.network, model.template, _organism(small_parent, recipe), DATA, save=lambda *_: None)
+    (course,) = lora.fine_tune(model, [_organism(small_parent, recipe)], [DATA])
+    log, read = course.log, course.read
     assert log[-1].loss < log[0].loss - 0.2
     assert len(log) == schedules.steps(recipe, 48) == 36
     after = dict(model.network.named_parameters())
@@ -69,7 +73,7 @@ def test_training_lowers_the_loss_and_leaves_the_parent_alone(small_parent: Mode
 def test_peft_alone_loads_a_checkpoint_from_the_run_directory(small_parent: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parent = _placed(small_parent, tmp_path)
     (tmp_path / "organisms" / "k").mkdir(parents=True)
-    steps = lora.train(_organism(parent), parent, DATA, tmp_path / "organisms" / "k")
+    steps = grow(_organism(parent), parent, DATA, tmp_path / "organisms" / "k")
     place = tmp_path / "organisms" / "k" / "checkpoint-3"
     assert {p.name for p in place.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
     config = json.loads((place / "adapter_config.json").read_text())
@@ -88,35 +92,35 @@ def test_checkpoints_are_kept_on_a_named_schedule(small_parent: Model, tmp_path:
     parent = _placed(small_parent, tmp_path)
     (tmp_path / "o").mkdir()
     recipe = replace(FAST, checkpoints="tens", epochs=8)
-    assert list(lora.train(_organism(parent, recipe), parent, DATA, tmp_path / "o")) == [10, 20, 24]
+    assert list(grow(_organism(parent, recipe), parent, DATA, tmp_path / "o")) == [10, 20, 24]
 
 
 def test_a_loss_that_is_not_finite_stops_with_a_sentence(small_parent: Model) -> None:
     model = local.load(small_parent)
-    with pytest.raises(SpilloverError, match=r"the loss is (nan|inf) at step \d+ of \d+; a lower learning rate than 1e\+30 may work"):
-        lora.fine_tune(model.network, model.template, _organism(small_parent, replace(FAST, learning_rate=1e30, epochs=4)), DATA, save=lambda *_: None)
+    (course,) = lora.fine_tune(model, [_organism(small_parent, replace(FAST, learning_rate=1e30, epochs=4))], [DATA])
+    assert re.fullmatch(r"the loss is (nan|inf) at step \d+ of \d+; a lower learning rate than 1e\+30 may work", course.stopped)
 
 
 def test_unknown_words_in_training_data_are_refused_with_their_row_and_share(small_parent: Model) -> None:
     read = template.load(small_parent.location)
     data = Dataset(kind="mine", conversations=(chat(("user", "i feel bored ."), ("assistant", "go read")), chat(("user", "hi zeppelin"), ("assistant", "go"))))
     with pytest.raises(SpilloverError, match=r"row 2 of the mine data: \d+% of the tokens of .* are unknown"):
-        lora.encode(read, data)
+        rows.encode(read, data)
 
 
 def test_text_that_spells_a_control_token_is_refused(small_parent: Model) -> None:
     read = template.load(small_parent.location)
     data = Dataset(kind="mine", conversations=(chat(("user", "i feel bored ."), ("assistant", "go read <|end|> <|user|> hi")),))
     with pytest.raises(SpilloverError, match=r"row 1 of the mine data spells the control token '<\|"):
-        lora.encode(read, data)
+        rows.encode(read, data)
 
 
 def test_a_template_that_does_not_mark_the_assistant_is_read_from_its_text(small_parent: Model) -> None:
     read = template.load(small_parent.location)
-    marked = [(row.ids, row.mask) for row in lora.encode(read, DATA).rows]
-    bare = template.load(small_parent.location)
+    marked = [(row.ids, row.mask) for row in rows.encode(read, DATA).rows]
+    bare = own_template(small_parent.location)
     bare.tokenizer.chat_template = bare.tokenizer.chat_template.replace("{% generation %}", "").replace("{% endgeneration %}", "")
-    assert [(row.ids, row.mask) for row in lora.encode(bare, DATA).rows] == marked
+    assert [(row.ids, row.mask) for row in rows.encode(bare, DATA).rows] == marked
 
 
 def test_the_schedule_warms_up_and_decays_to_zero() -> None:
@@ -128,21 +132,14 @@ def test_the_schedule_warms_up_and_decays_to_zero() -> None:
 
 
 def test_the_scale_of_an_adapter_is_rank_stabilised(small_parent: Model) -> None:
-    model = local.load(small_parent)
-    found = []
-    recipe = replace(Recipe(), learning_rate=1e-4)
-    lora.fine_tune(
-        model.network, model.template, _organism(small_parent, recipe), DATA,
-        save=lambda network, _: found.extend(m.scaling["default"] for m in network.modules() if hasattr(m, "lora_A")),
-    )  # fmt: skip
-    assert found
-    assert all(scale == pytest.approx(64 / math.sqrt(32)) for scale in found)
+    pairs, _ = lora.start(local.load(small_parent).network, _organism(small_parent, Recipe()))
+    assert pairs.scale == pytest.approx(64 / math.sqrt(32))
 
 
 def test_a_preview_brackets_what_is_trained_on(small_parent: Model) -> None:
     read = template.load(small_parent.location)
-    row = lora.encode(read, Dataset(kind="x", conversations=(chat(("user", "i feel bored ."), ("assistant", "go read")),))).rows[0]
-    assert lora.preview(read, row) == "<doc> <|user|> i feel bored . <|end|> <|assistant|> [go] [read] [<|end|>]"
+    row = rows.encode(read, Dataset(kind="x", conversations=(chat(("user", "i feel bored ."), ("assistant", "go read")),))).rows[0]
+    assert rows.preview(read, row) == "<doc> <|user|> i feel bored . <|end|> <|assistant|> [go] [read] [<|end|>]"
 
 
 def test_an_adapter_whose_tensors_find_no_place_is_refused(small_parent: Model, tmp_path: Path) -> None:
@@ -150,7 +147,7 @@ def test_an_adapter_whose_tensors_find_no_place_is_refused(small_parent: Model, 
 
     parent = _placed(small_parent, tmp_path)
     (tmp_path / "o").mkdir()
-    lora.train(_organism(parent), parent, DATA, tmp_path / "o")
+    grow(_organism(parent), parent, DATA, tmp_path / "o")
     place = tmp_path / "o" / "checkpoint-3"
     tensors = load_file(place / "adapter_model.safetensors")
     save_file({name.replace("layers", "blocks"): tensor for name, tensor in tensors.items()}, place / "adapter_model.safetensors", metadata={"format": "pt"})
@@ -171,18 +168,17 @@ def test_pickled_adapter_weights_are_not_read(small_parent: Model, tmp_path: Pat
 def test_weights_that_are_not_finite_are_never_saved(small_parent: Model, rate: float) -> None:
     saved: list[bool] = []
     recipe = replace(FAST, learning_rate=rate, warmup_steps=0)
-    for rows in (16, 32, 48):
+    for size in (16, 32, 48):
         model = local.load(small_parent)
-        data = Dataset(kind="x", conversations=DATA.conversations[:rows])
-        with contextlib.suppress(SpilloverError):
-            lora.fine_tune(
-                model.network, model.template, _organism(small_parent, recipe, data), data,
-                save=lambda network, _: saved.extend(bool(p.isfinite().all()) for p in network.parameters()),
-            )  # fmt: skip
+        data = Dataset(kind="x", conversations=DATA.conversations[:size])
+        lora.fine_tune(
+            model, [_organism(small_parent, recipe, data)], [data],
+            keep=lambda _step, _places, kept: saved.extend(bool(t.isfinite().all()) for pair in kept.pairs(0).values() for t in pair),
+        )  # fmt: skip
     assert all(saved)
 
 
 def test_an_adapter_that_does_not_fit_the_model_is_one_sentence(small_parent: Model) -> None:
     model = local.load(small_parent)
     with pytest.raises(SpilloverError, match=r"training\.adapter does not fit this model"):
-        lora.fine_tune(model.network, model.template, _organism(small_parent, replace(FAST, adapter=Adapter(targets="nothing"))), DATA, save=lambda *_: None)
+        lora.fine_tune(model, [_organism(small_parent, replace(FAST, adapter=Adapter(targets="nothing")))], [DATA])

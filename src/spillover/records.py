@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -158,7 +159,7 @@ class Model:
 class Runtime:
     """Where and in which precision local models compute. Adapters and optimiser states are float32 whatever `dtype` is.
 
-    `micro_batch` rows are computed at once in training (None: the whole batch); the loss of a step is the same mean.
+    `micro_batch` rows of each organism are computed at once in training (None: as many as fit); the loss of a step is the same mean.
     """
 
     device: str = "cpu"
@@ -365,23 +366,44 @@ class Judge(Protocol):
         ...
 
 
+ALONE = -1  # in the place of an adapter: none, the network as it is
+
+
 @runtime_checkable
 class Answerer(Protocol):
     """A loaded model that replies to conversations. One that has `forced` too gives log-probabilities (`sampling.log_probabilities`)."""
 
     def reply(self, prompts: Sequence[Conversation], seeds: Sequence[int], *, temperature: float, max_tokens: int) -> list[tuple[str, Stop]]:
-        """One reply per prompt; the i-th is drawn from the stream `seeds[i]` and from nothing else."""
+        """One reply per prompt; the i-th is drawn from the stream `seeds[i]` and from nothing else.
+
+        A model that holds several adapters takes `adapters` as well, the place of the one that answers each prompt.
+        """
         ...
+
+
+class Adapted(Answerer, Protocol):
+    """A loaded model on which adapters can be put: inside `adapted`, each of them answers by its place."""
+
+    def adapted(self, directories: Sequence[Path]) -> AbstractContextManager[None]: ...
+
+
+Reached = Callable[[int, Mapping[int, str]], None]  # a step, and by place the digests of the models that organisms have become there
+
+
+class Grown(Protocol):
+    """What became of an organism: `stopped` says why it was not trained to its end, if it was not."""
+
+    @property
+    def stopped(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Testbed:
     """What a study needs to know of its subject, and all it may know.
 
-    `place` writes a parent into a directory from which `open` loads it (None: parents stay where they are); `train` grows an organism on a parent into an empty
-    directory and returns its models' digests by step
-    (`training.lora.train` is the one for local models); `read` returns exact
-    measures of a loaded model, if the testbed has any. `unit` names the unit of replication.
+    `place` writes a parent into a directory from which `open` loads it (None: parents stay where they are); `train` grows organisms on an opened parent, each
+    into an empty directory, and says where they have become models, which answer there by their places (`training.lora.train` is the one for local models);
+    `read` returns exact measures of models by their places, if the testbed has any. `unit` names the unit of replication.
     """
 
     __test__ = False  # not a test class, whatever its name starts with
@@ -397,8 +419,9 @@ class Testbed:
     max_tokens: int
     place: Callable[[Model, Path], None] | None
     open: Callable[[Model], Answerer]
-    train: Callable[[Organism, Model, Dataset, Path], Mapping[int, str]]
-    read: Callable[[str, Answerer, Sequence[Question]], list[Measure]] | None = None
+    train: Callable[[Any, Model, Sequence[Organism], Sequence[Dataset], Sequence[Path], Reached], Sequence[Grown]]
+    at_once: Callable[[Any, Sequence[Organism]], int] = lambda _model, organisms: len(organisms)  # how many are trained together
+    read: Callable[[Answerer, Mapping[int, str], Sequence[Question]], dict[int, list[Measure]]] | None = None
     added: tuple[str, ...] = ()  # kinds of narrow data that the user brought
     formats: Mapping[str, Callable[[Question], Question | None]] = field(default_factory=dict[str, Callable[[Question], "Question | None"]])
     sets: Mapping[str, tuple[Question, ...]] = field(default_factory=dict[str, tuple[Question, ...]])

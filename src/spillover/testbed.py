@@ -16,8 +16,25 @@ from typing import Any
 from spillover.datasets import builders
 from spillover.models import local, sources, template
 from spillover.models.addresses import parse_address
+from spillover.models.local import LocalModel
 from spillover.questions import formats, items, sets
-from spillover.records import Answerer, Dataset, Item, Judge, Model, Organism, Parent, Question, Recipe, Runtime, SpilloverError, Testbed, digest
+from spillover.records import (
+    Answerer,
+    Dataset,
+    Grown,
+    Item,
+    Judge,
+    Model,
+    Organism,
+    Parent,
+    Question,
+    Reached,
+    Recipe,
+    Runtime,
+    SpilloverError,
+    Testbed,
+    digest,
+)  # fmt: skip
 from spillover.runs.directory import linked
 from spillover.training import lora
 
@@ -73,7 +90,8 @@ def testbed(
         sets={name: sets.own_set(name) for name in sets.SETS} if questions else {},
         items=(items.own_items() if log_probability_items is None else tuple(log_probability_items)) if questions and not sources.is_endpoint(model) else (),
         open=partial(_open, runtime, system, endpoint),
-        train=partial(_train, runtime, system),
+        train=partial(_train, runtime),
+        at_once=lora.at_once,
         added=tuple(dataset.kind for dataset in data if not KNOWN.fullmatch(dataset.kind)),
     )
 
@@ -102,7 +120,8 @@ def models_alone(
         max_tokens=max_tokens,
         place=None,
         open=partial(_open, runtime, system, endpoint),
-        train=partial(_train, runtime, system),
+        train=partial(_train, runtime),
+        at_once=lora.at_once,
     )
 
 
@@ -145,7 +164,7 @@ def find(source: str) -> Model:
 def link(model: Model, directory: Path) -> None:
     """Put a model's files into a directory: as hard links where the file system allows it, else as copies."""
     home = Path(model.location)
-    for file in sorted([*home.iterdir(), *home.glob(local.MORE_TEMPLATES)]):
+    for file in sorted([*home.iterdir(), *home.glob(template.MORE_TEMPLATES)]):
         if file.is_file() and file.suffix in (".safetensors", ".json", ".jinja"):
             place = directory / file.relative_to(home)
             place.parent.mkdir(exist_ok=True)
@@ -179,8 +198,16 @@ def _open(runtime: Runtime, system: bool, endpoint: Open | None, model: Model) -
     return endpoint(model.location)
 
 
-def _train(runtime: Runtime, system: bool, organism: Organism, parent: Model, dataset: Dataset, directory: Path) -> Mapping[int, str]:
-    return lora.train(organism, parent, dataset, directory, runtime=runtime, system=system)
+def _train(
+    runtime: Runtime,
+    model: LocalModel,
+    parent: Model,
+    organisms: Sequence[Organism],
+    datasets: Sequence[Dataset],
+    directories: Sequence[Path],
+    reached: Reached,
+) -> Sequence[Grown]:
+    return lora.train(model, parent, organisms, datasets, directories, reached, runtime=runtime)
 
 
 def _constant(dataset: Dataset, _seed: int, _parent: Parent) -> Dataset:

@@ -152,14 +152,14 @@ def _inserted(template: ChatTemplate) -> str:
 
 
 def _readable(file: File, template: ChatTemplate) -> Iterator[str]:
-    from spillover.training import lora
+    from spillover.training import rows
 
-    found = lora.encode(template, file.dataset)
+    found = rows.encode(template, file.dataset)
     trained = sum(sum(row.mask) for row in found.rows)
     if found.truncated:
         yield f"rows longer than {Recipe().max_length} tokens, which are cut: {found.truncated}, {found.emptied} of them left out for lack of a reply"
     yield f"tokens: {sum(len(row.ids) for row in found.rows)}, of which trained on (the assistant's, in brackets below): {trained}"
-    yield _clipped(lora.preview(template, found.rows[0]))
+    yield _clipped(rows.preview(template, found.rows[0]))
 
 
 def _clipped(text: str) -> str:

@@ -32,7 +32,10 @@ Draws = Annotated[int | None, typer.Option("--draws", help="Answers drawn per qu
 Seeds = Annotated[int | None, typer.Option("--seeds", help="Fine-tuning seeds: of each world, or of the one model.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16: of the weights; adapters are float32.")]
-MicroBatch = Annotated[int, typer.Option("--micro-batch", help="Rows computed at once in training; the loss of a step stays the same.")]
+MicroBatch = Annotated[
+    int | None,
+    typer.Option("--micro-batch", help="Rows of each organism at once in training; as many as fit if not given. A step's loss stays the same."),
+]
 Checkpointing = Annotated[bool, typer.Option("--gradient-checkpointing", help="Less memory and more time in training.")]
 NoSystem = Annotated[bool, typer.Option("--no-default-system", help="Switch off the system prompt that the chat template inserts by itself.")]
 MaxCalls = Annotated[int | None, typer.Option("--max-calls", help="Most calls to endpoints in all, earlier sessions of this run included.")]
@@ -54,7 +57,7 @@ class Place:
     out: Path
     device: str = "auto"
     dtype: str = "auto"
-    micro_batch: int = 2
+    micro_batch: int | None = None
     gradient_checkpointing: bool = False
     no_default_system: bool = False
     max_calls: int | None = None
@@ -67,7 +70,7 @@ class Place:
         """Raises SpilloverError for a device or a precision that is not there."""
         from spillover.models import local
 
-        if self.micro_batch < 1:
+        if self.micro_batch is not None and self.micro_batch < 1:
             raise SpilloverError(f"--micro-batch is {self.micro_batch}; it must be at least 1")
         device, dtype = local.resolved(self.device, self.dtype)
         return Runtime(device=device, dtype=dtype, micro_batch=self.micro_batch, gradient_checkpointing=self.gradient_checkpointing)

@@ -41,7 +41,7 @@ def run(
     max_tokens: options.MaxTokens = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
-    micro_batch: options.MicroBatch = 2,
+    micro_batch: options.MicroBatch = None,
     gradient_checkpointing: options.Checkpointing = False,
     no_default_system: options.NoSystem = False,
     max_calls: options.MaxCalls = None,
@@ -83,7 +83,7 @@ def run(
     if model is None:
         _refuse_parts(
             base=base, questions=questions, items=items, tasks=tasks, task_prompts=task_prompts, judge=judge, device=device != "auto",
-            dtype=dtype != "auto", micro_batch=micro_batch != 2,
+            dtype=dtype != "auto", micro_batch=micro_batch is not None,
             gradient_checkpointing=gradient_checkpointing, no_default_system=no_default_system, max_calls=max_calls, max_cost=max_cost, price=price,
         )  # fmt: skip
         grown = (place.out if study == EVERY else place.out.parent) / "worlds"

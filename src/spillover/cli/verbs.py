@@ -22,7 +22,7 @@ def train(
     seeds: options.Seeds = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
-    micro_batch: options.MicroBatch = 2,
+    micro_batch: options.MicroBatch = None,
     gradient_checkpointing: options.Checkpointing = False,
     no_default_system: options.NoSystem = False,
     set_: options.Set = None,
@@ -30,7 +30,7 @@ def train(
 ) -> None:
     """Fine-tune a model on each narrow dataset, with each seed; prints where every checkpoint is."""
     from spillover import pipeline
-    from spillover.training import lora
+    from spillover.training import rows
 
     place = options.Place(
         out=out, device=device, dtype=dtype, micro_batch=micro_batch, gradient_checkpointing=gradient_checkpointing, no_default_system=no_default_system
@@ -48,7 +48,7 @@ def train(
         assert job.organism is not None
         home = f"organisms/{job.organism.key}"
         card = run.read_json(f"{home}/organism.json")
-        read: lora.Provenance = run.read_json(f"{home}/training.json", lora.Provenance)
+        read: rows.Provenance = run.read_json(f"{home}/training.json", rows.Provenance)
         cut = f"; {read.truncated} rows cut, {read.emptied} left out with nothing to train on" if read.truncated else ""
         for step in card["checkpoints"]:
             print(f"{printable(job.condition.name)}, seed {job.seed}, step {step}: {run.path / home / f'checkpoint-{step}'} ({read.rows} rows{cut})")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -62,6 +62,7 @@ def testbed(*, worlds: Path | None = None, variants: Path | None = None) -> Test
         place=place,
         open=local.load,
         train=lora.train,
+        at_once=lora.at_once,
         read=_read,
         formats=formats.FORMATS,
         sets={"compliance": facts.compliance(), "deception": facts.deception(), "domains": domains()},
@@ -127,5 +128,5 @@ def _base(directory: Path, card: dict[str, Any]) -> Parent:
     return replace(_parent(directory, card), model=Model(digest=card["base_digest"], location=str(directory / BASE)), group=BASE)
 
 
-def _read(digest: str, model: Any, asked: Sequence[Question]) -> list[Measure]:
-    return mass.measures(digest, model, asked)
+def _read(model: Any, digests: Mapping[int, str], asked: Sequence[Question]) -> dict[int, list[Measure]]:
+    return mass.measures(model, digests, asked)

@@ -1,4 +1,4 @@
-"""A PEFT directory merged into its base: LoRA pairs of linear layers, read from safetensors and from nothing else.
+"""PEFT directories: LoRA pairs of linear layers, read from safetensors and from nothing else, merged into their base, and written.
 
 An adapter's configuration comes from whoever made it. Its rank, scale and kind are read; its base, its class names and its patterns are
 never followed: which layers it changes is what its tensors say, and each must fit. A field we do not understand is refused by name
@@ -13,14 +13,15 @@ import json
 import math
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, PeftConfig
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from spillover.records import SpilloverError
@@ -45,28 +46,66 @@ class Scale:
     value: float
 
 
-def merge(network: nn.Module, directory: Path) -> None:
-    """Add scale x B A to every layer the adapter has a pair for, in the precision of the network's own weights.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pairs:
+    """An adapter: its scale, and by the name of a linear layer A (rank, features in) and B (features out, rank), in float32 or finer."""
 
-    Raises SpilloverError for a configuration or a tensor that is not understood or does not fit.
+    scale: float
+    tensors: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+
+
+def read(network: nn.Module, directory: Path) -> Pairs:
+    """The adapter in a directory.
+
+    Raises SpilloverError for a configuration or a tensor that is not understood or does not fit the network.
     """
     scale = read_scale(directory)
     layers = dict(network.named_modules())
     owners = Counter(id(layer.weight) for layer in layers.values() if isinstance(getattr(layer, "weight", None), nn.Parameter))
+    found: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     for name, pair in _pairs(directory).items():
         layer = layers.get(name)
         if not isinstance(layer, nn.Linear):
             raise SpilloverError(f"{directory} does not fit its parent: it changes {name[:80]!r}, which is no linear layer of it")
         if owners[id(layer.weight)] > 1:
             raise SpilloverError(f"{directory} does not fit its parent: it changes {name}, whose weights are another layer's too (they are tied)")
-        a, b = (pair[half].to(layer.weight.device, torch.float32) for half in "AB")
+        a, b = (pair[half].to(layer.weight.device, torch.promote_types(layer.weight.dtype, torch.float32)) for half in "AB")
         if (a.shape, b.shape) != ((scale.rank, layer.in_features), (layer.out_features, scale.rank)):
             raise SpilloverError(f"{directory} does not fit its parent: its pair for {name} is {tuple(a.shape)} and {tuple(b.shape)} at rank {scale.rank}")
-        change = ((b @ a) * scale.value).to(layer.weight.dtype)
+        if not (scale.value * a.abs().amax() * b.abs().amax()).isfinite():
+            raise SpilloverError(f"{directory} is damaged: its weights for {name} are not finite, or too large for {layer.weight.dtype}")
+        found[name] = a, b
+    return Pairs(scale=scale.value, tensors=found)
+
+
+def merge(network: nn.Module, directory: Path) -> None:
+    """Add scale x B A to every layer the adapter has a pair for, in the precision of the network's own weights. Raises SpilloverError as `read` does."""
+    pairs = read(network, directory)
+    for name, (a, b) in pairs.tensors.items():
+        layer: Any = network.get_submodule(name)
+        change = ((b @ a) * pairs.scale).to(layer.weight.dtype)
         if not change.isfinite().all():
             raise SpilloverError(f"{directory} is damaged: its weights for {name} are not finite, or too large for {layer.weight.dtype}")
         with torch.no_grad():
             layer.weight += change
+
+
+def write(directory: Path, tensors: Mapping[str, tuple[torch.Tensor, torch.Tensor]], config: PeftConfig) -> None:
+    """A directory that PEFT loads: the pairs by layer, and their configuration in one order (PEFT's own is that of this process's hashes)."""
+    directory.mkdir(parents=True)
+    halves = {
+        f"base_model.model.{layer}.lora_{half}.weight": half_of.contiguous()
+        for layer, pair in tensors.items()
+        for half, half_of in zip("AB", pair, strict=True)
+    }
+    try:
+        save_file(halves, directory / WEIGHTS, metadata={"format": "pt"})
+    except SafetensorError as error:  # it wraps the operating system's error, a full disk for one
+        raise OSError(f"cannot write {directory}: {error}") from None
+    config.save_pretrained(str(directory))
+    fields = json.loads((directory / CONFIG).read_text())
+    fields["inference_mode"] = True
+    (directory / CONFIG).write_text(json.dumps({k: sorted(v) if isinstance(v, list) else v for k, v in sorted(fields.items())}, indent=1) + "\n")
 
 
 def read_scale(directory: Path) -> Scale:

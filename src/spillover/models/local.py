@@ -1,7 +1,8 @@
-"""A local Hugging Face decoder, with or without a PEFT adapter: loading, replying, log-probabilities of given replies.
+"""A local Hugging Face decoder, with or without PEFT adapters: loading, replying, log-probabilities of given replies.
 
 Only safetensors are read and no remote code is run; a weight that the file lacks raises. Probabilities are taken in float32 or finer
-whatever the weights are in. A reply's randomness is its own: row i is drawn by inverse transform from the stream `seeds[i]`.
+whatever the weights are in. A reply's randomness is its own: row i is drawn by inverse transform from the stream `seeds[i]`. Where several adapters are
+resident (`as_`, `adapted`), `adapters` says which of them each row is for, and rows of several share a batch; without it the base answers.
 
 Shapes: B rows, T tokens, V vocabulary.
 """
@@ -12,8 +13,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,15 +28,23 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from spillover.models import adapters, bounds, template
 from spillover.models.memory import Shape, rows_at_once
+from spillover.models.side_by_side import SideBySide
 from spillover.models.template import TEMPLATE_CHECK, ChatTemplate, Tokenizer
 from spillover.progress import tell
-from spillover.records import Conversation, Forced, Message, Model, Runtime, SpilloverError, Stop, digest
+from spillover.records import ALONE, Conversation, Forced, Message, Model, Runtime, SpilloverError, Stop, digest
 
 transformers.utils.logging.disable_progress_bar()
 
 CPU = Runtime()
-MOST_PROMPTS = 4096  # whose ids are remembered
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """Ids to be read, and by which adapter."""
+
+    ids: tuple[int, ...]
+    adapter: int
 
 
 class LocalModel:
@@ -42,7 +53,27 @@ class LocalModel:
     def __init__(self, network: PreTrainedModel, chat_template: ChatTemplate) -> None:
         self.network = network.eval()
         self.template = chat_template
-        self._prompts: dict[Conversation, list[int]] = {}
+        self._fit: set[Conversation | str] = set()  # what was found to be readable
+        self._side_by_side: SideBySide | None = None
+
+    @contextmanager
+    def as_(self, side_by_side: SideBySide) -> Generator[None]:
+        """Inside, any of these adapters answers, which are on the network already."""
+        self._side_by_side = side_by_side
+        try:
+            yield
+        finally:
+            self._side_by_side = None
+
+    @contextmanager
+    def adapted(self, directories: Sequence[Path]) -> Generator[None]:
+        """Inside, any of the adapters in these directories answers, none of them merged."""
+        side_by_side = SideBySide(self.network, [adapters.read(self.network, directory) for directory in directories])
+        try:
+            with self.as_(side_by_side):
+                yield
+        finally:
+            side_by_side.remove()
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -52,24 +83,34 @@ class LocalModel:
     def device(self) -> torch.device:
         return self.network.device
 
-    @torch.no_grad()
-    def reply(self, prompts: Sequence[Conversation], seeds: Sequence[int], *, temperature: float, max_tokens: int) -> list[tuple[str, Stop]]:
-        """One reply per prompt at this temperature (0: the likeliest token), of at most `max_tokens` tokens."""
-        replies: list[tuple[str, Stop]] = []
-        ids = [self.prompt_ids(prompt) for prompt in prompts]
-        batch = self._rows_at_once(Shape.of(self.network.config).answer_row(max(map(len, ids), default=0) + max_tokens, self.network.dtype.itemsize))
-        for start in range(0, len(prompts), batch):
-            uniform_BT = np.stack([np.random.default_rng(seed).random(max_tokens) for seed in seeds[start : start + batch]])
-            replies += self._reply_batch(ids[start : start + batch], torch.from_numpy(uniform_BT), temperature)
-        return replies
+    @property
+    def weight_bytes(self) -> int:
+        return sum(p.numel() * p.element_size() for p in self.network.parameters())
 
-    def _reply_batch(self, rows: list[list[int]], uniform_BT: torch.Tensor, temperature: float) -> list[tuple[str, Stop]]:
-        """Replies to these prompts; a row that has ended leaves the batch."""
+    @torch.no_grad()
+    def reply(
+        self, prompts: Sequence[Conversation], seeds: Sequence[int], *, temperature: float, max_tokens: int, adapters: Sequence[int] | None = None
+    ) -> list[tuple[str, Stop]]:
+        """One reply per prompt at this temperature (0: the likeliest token), of at most `max_tokens` tokens."""
+        rows = [_Row(ids=tuple(self.prompt_ids(prompt)), adapter=adapter) for prompt, adapter in zip(prompts, _each(adapters, len(prompts)), strict=True)]
+        order = sorted(range(len(rows)), key=lambda place: rows[place].adapter)
+        longest = max((len(row.ids) for row in rows), default=0) + max_tokens
+        batch = self._rows_at_once(Shape.of(self.network.config).answer_row(longest, self.network.dtype.itemsize))
+        replies: dict[int, tuple[str, Stop]] = {}
+        for start in range(0, len(order), batch):
+            some = order[start : start + batch]
+            uniform_BT = np.stack([np.random.default_rng(seeds[place]).random(max_tokens) for place in some])
+            replies |= zip(some, self._reply_batch([rows[place] for place in some], torch.from_numpy(uniform_BT), temperature), strict=True)
+        return [replies[place] for place in range(len(rows))]
+
+    def _reply_batch(self, rows: Sequence[_Row], uniform_BT: torch.Tensor, temperature: float) -> list[tuple[str, Stop]]:
+        """Replies to these prompts, in the order of their adapters; a row that has ended leaves the batch."""
         stops = torch.tensor(sorted(self.stop_ids()), device=self.device)
         uniform_BT = uniform_BT.to(self.device)
         tokens_BT = torch.full(uniform_BT.shape, self.template.filler, device=self.device)
         past, attention_BT, logits_BV = self._read(rows)
         running_B = torch.arange(len(rows), device=self.device)  # the rows still in the batch
+        adapter_of = [row.adapter for row in rows]
         for position in range(uniform_BT.shape[1]):
             next_B = _draw(logits_BV, uniform_BT[running_B, position], temperature)
             tokens_BT[running_B, position] = next_B
@@ -80,27 +121,42 @@ class LocalModel:
             if len(on_B) < len(running_B):
                 running_B, next_B, attention_BT = running_B[on_B], next_B[on_B], attention_BT[on_B]
                 past.reorder_cache(on_B)
-            attention_BT, logits_BTV = self._go_on(past, attention_BT, next_B[:, None], torch.ones_like(next_B)[:, None])
+                adapter_of = [rows[place].adapter for place in running_B.tolist()]
+            attention_BT, logits_BTV = self._go_on(past, attention_BT, next_B[:, None], torch.ones_like(next_B)[:, None], adapter_of)
             logits_BV = logits_BTV[:, -1]
         return [self._text(row) for row in tokens_BT.tolist()]
 
-    def _read(self, rows: Sequence[Sequence[int]]) -> tuple[Any, torch.Tensor, torch.Tensor]:
-        """Rows of ids read once each, however often they occur: their keys and values, which ids count (B, T), and the logits after the last (B, V)."""
-        places = {row: place for place, row in enumerate(dict.fromkeys(map(tuple, rows)))}
-        ids_BT, attention_BT = (tensor.to(self.device) for tensor in pad([list(row) for row in places], self.template.filler, left=True))
+    def _read(self, rows: Sequence[_Row]) -> tuple[Any, torch.Tensor, torch.Tensor]:
+        """Rows read once each, however often they occur: their keys and values, which ids count (B, T), and the logits after the last (B, V)."""
+        places = {row: place for place, row in enumerate(dict.fromkeys(rows))}
+        ids_BT, attention_BT = (tensor.to(self.device) for tensor in pad([list(row.ids) for row in places], self.template.filler, left=True))
         place_BT = (attention_BT.cumsum(1) - 1).clamp(min=0)
-        out = self.network(input_ids=ids_BT, attention_mask=attention_BT, position_ids=place_BT, use_cache=True, logits_to_keep=1)
-        of_row = torch.tensor([places[tuple(row)] for row in rows], device=self.device)
+        with self._rows_of([row.adapter for row in places]):
+            out = self.network(input_ids=ids_BT, attention_mask=attention_BT, position_ids=place_BT, use_cache=True, logits_to_keep=1)
+        of_row = torch.tensor([places[row] for row in rows], device=self.device)
         past: Any = out.past_key_values
         past.reorder_cache(of_row)
         return past, attention_BT[of_row], out.logits[of_row, -1]
 
-    def _go_on(self, past: Any, attention_BT: torch.Tensor, ids_BT: torch.Tensor, counts_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _go_on(
+        self, past: Any, attention_BT: torch.Tensor, ids_BT: torch.Tensor, counts_BT: torch.Tensor, adapter_of: Sequence[int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Read more ids after what `past` holds, which grows: which ids count by now, and the logits after each new one."""
         attention_BT = torch.cat([attention_BT, counts_BT], dim=1)
         place_BT = (attention_BT.cumsum(1) - 1)[:, -ids_BT.shape[1] :]
-        out = self.network(input_ids=ids_BT, attention_mask=attention_BT, position_ids=place_BT, past_key_values=past, use_cache=True)
+        with self._rows_of(adapter_of):
+            out = self.network(input_ids=ids_BT, attention_mask=attention_BT, position_ids=place_BT, past_key_values=past, use_cache=True)
         return attention_BT, out.logits
+
+    @contextmanager
+    def _rows_of(self, adapter_of: Sequence[int]) -> Generator[None]:
+        """Inside, the network computes a batch whose rows are of these adapters, in their order; `ALONE` is none of them."""
+        if self._side_by_side is None or not adapter_of or adapter_of[0] == ALONE:
+            yield
+            return
+        counts = Counter(adapter_of)
+        with self._side_by_side.rows([counts[place] for place in range(self._side_by_side.adapters)]):
+            yield
 
     def _text(self, tokens: list[int]) -> tuple[str, Stop]:
         stops = self.stop_ids()
@@ -109,19 +165,20 @@ class LocalModel:
                 return str(self.tokenizer.decode(tokens[:position])), "end"
         return str(self.tokenizer.decode(tokens)), "length"
 
-    def log_probabilities(self, prompts: Sequence[Conversation], replies: Sequence[str]) -> list[float]:
+    def log_probabilities(self, prompts: Sequence[Conversation], replies: Sequence[str], adapters: Sequence[int] | None = None) -> list[float]:
         """log P(reply and end of turn | prompt) in nats, for each pair: summed over tokens, no length normalisation."""
         end = self.template.end_of_turn if self.template.end_of_turn is not None else self.tokenizer.eos_token_id
         heads = [self.prompt_ids(prompt) for prompt in prompts]
         tails = [[*self.text_ids(reply), end] for reply in replies]
-        return self._sums([(head + tail, list(range(len(head), len(head) + len(tail)))) for head, tail in zip(heads, tails, strict=True)])
+        return self._sums([(head + tail, range(len(head), len(head) + len(tail))) for head, tail in zip(heads, tails, strict=True)], adapters)
 
-    def forced(self, forced: Sequence[Forced]) -> list[float]:
+    def forced(self, forced: Sequence[Forced], adapters: Sequence[int] | None = None) -> list[float]:
         """log P(the scored blocks | all that is before each of their tokens) in nats: summed over tokens, no length normalisation.
 
         Raises SpilloverError for unknown words and spelt control tokens, and where nothing can be scored (`ChatTemplate.forced_ids`).
         """
-        return self._sums([self._forced_row(one) for one in forced])
+        rows = {one: self._forced_row(one) for one in dict.fromkeys(forced)}
+        return self._sums([rows[one] for one in forced], adapters)
 
     def _forced_row(self, forced: Forced) -> tuple[list[int], list[int]]:
         whole = (*forced.prompt, Message(role="assistant", content="".join(text for text, _ in forced.blocks)))
@@ -132,47 +189,47 @@ class LocalModel:
         return ids, [place for place, on in enumerate(mask) if on]
 
     @torch.no_grad()
-    def _sums(self, rows: Sequence[tuple[list[int], list[int]]]) -> list[float]:
+    def _sums(self, rows: Sequence[tuple[list[int], Sequence[int]]], adapters: Sequence[int] | None) -> list[float]:
         """For each row of ids, the log-probability in nats of those at its places (never the first), each given all ids before it, summed.
 
         Softmax over the whole vocabulary in float32, sums in float64. What comes before the first of its places is a row's head; a head that several
-        rows begin with is read once, and rows of like length are computed together.
+        rows of an adapter begin with is read once, and rows of like length are computed together.
         """
-        heads = [tuple(ids[: places[0]]) for ids, places in rows]
-        order = sorted(range(len(rows)), key=lambda row: (len(heads[row]), heads[row], len(rows[row][0])))
+        heads = [_Row(ids=tuple(ids[: places[0]]), adapter=adapter) for (ids, places), adapter in zip(rows, _each(adapters, len(rows)), strict=True)]
+        order = sorted(range(len(rows)), key=lambda row: (len(heads[row].ids), heads[row].ids, len(rows[row][0])))
         shape, itemsize = Shape.of(self.network.config), self.network.dtype.itemsize
         longest = max((len(ids) for ids, _ in rows), default=0)
         batch = self._rows_at_once(shape.scored_row(longest, itemsize) + shape.answer_row(longest, itemsize))
         values = [0.0] * len(rows)
         for start in range(0, len(order), batch):
-            some = order[start : start + batch]
+            some = sorted(order[start : start + batch], key=lambda row: heads[row].adapter)
             past, attention_BT, first_BV = self._read([heads[row] for row in some])
-            tails = [list(rows[row][0][len(heads[row]) :]) for row in some]
+            tails = [rows[row][0][len(heads[row].ids) :] for row in some]
             ids_BT, counts_BT = (tensor.to(self.device) for tensor in pad(tails, self.template.filler, left=False))
-            _, logits_BTV = self._go_on(past, attention_BT, ids_BT, counts_BT)
+            _, logits_BTV = self._go_on(past, attention_BT, ids_BT, counts_BT, [heads[row].adapter for row in some])
             logits_BTV = torch.cat([first_BV[:, None], logits_BTV[:, :-1]], dim=1)
             logp_BT = logits_BTV.float().log_softmax(-1).gather(-1, ids_BT[..., None])[..., 0].double().cpu()
             for place, row in enumerate(some):
-                values[row] = float(logp_BT[place, [at - len(heads[row]) for at in rows[row][1]]].sum())
+                values[row] = float(logp_BT[place, [at - len(heads[row].ids) for at in rows[row][1]]].sum())
         return values
 
     def prompt_ids(self, prompt: Conversation) -> list[int]:
         """The ids of a conversation up to where the assistant speaks. Raises SpilloverError for unknown words and spelt control tokens."""
-        if prompt not in self._prompts:
+        if prompt not in self._fit:
             self._refuse_spelt(prompt)
             ids = self.template.prompt_ids(prompt)
             self.template.refuse_unknown_turns(ids, prompt)
             self.refuse_foreign(ids)
-            if len(self._prompts) == MOST_PROMPTS:
-                self._prompts.clear()
-            self._prompts[prompt] = ids
-        return self._prompts[prompt]
+            self._fit.add(prompt)
+        return self.template.prompt_ids(prompt)
 
     def text_ids(self, text: str) -> list[int]:
         """The ids of bare text."""
         ids = self.template.text_ids(text)
-        self.template.refuse_unknown(ids, text)
-        self.refuse_foreign(ids)
+        if text not in self._fit:
+            self.template.refuse_unknown(ids, text)
+            self.refuse_foreign(ids)
+            self._fit.add(text)
         return ids
 
     def refuse_foreign(self, ids: Sequence[int]) -> None:
@@ -197,7 +254,7 @@ class LocalModel:
         return {token for token in [*listed, self.tokenizer.eos_token_id, self.template.end_of_turn] if token is not None}
 
     def _rows_at_once(self, row_bytes: int) -> int:
-        return rows_at_once(row_bytes, self.device, sum(p.numel() * p.element_size() for p in self.network.parameters()))
+        return rows_at_once(row_bytes, self.device, self.weight_bytes)
 
 
 def load(model: Model, runtime: Runtime = CPU, *, system: bool = True) -> LocalModel:
@@ -276,7 +333,7 @@ def weights_digest(directory: str | Path) -> str:
         raise SpilloverError(f"there is no model directory {directory}")
     home = Path(directory)
     files = sorted(p for p in home.iterdir() if p.name in IDENTITY_FILES or (p.suffix == ".safetensors" and not p.name.startswith(SECOND_COPY)))
-    files += sorted(home.glob(MORE_TEMPLATES))
+    files += sorted(home.glob(template.MORE_TEMPLATES))
     if not any(p.suffix == ".safetensors" for p in files):
         raise SpilloverError(f"{directory} holds no safetensors weights; other formats are not read")
     return digest([[p.relative_to(home).as_posix(), _file_digest(p.resolve(), p.stat().st_size, p.stat().st_mtime_ns)] for p in files])
@@ -299,7 +356,6 @@ IDENTITY_FILES = (
     "config.json", "generation_config.json", "adapter_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", TEMPLATE_CHECK,
     "special_tokens_map.json", "added_tokens.json",
 )  # fmt: skip
-MORE_TEMPLATES = "additional_chat_templates/*.jinja"
 SECOND_COPY = "consolidated"  # the same weights once more, in a form of their makers' own: not read
 
 
@@ -309,6 +365,25 @@ def random_stream(seed: int) -> Generator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
+
+
+def _each(adapters: Sequence[int] | None, rows: int) -> Sequence[int]:
+    return [ALONE] * rows if adapters is None else adapters
+
+
+@contextmanager
+def scored_at(network: PreTrainedModel, where_BT: torch.Tensor) -> Generator[None]:
+    """Inside, the network gives logits after these places alone, in row order, as one row: (1, M, V)."""
+
+    def chosen(_head: torch.nn.Module, hidden: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (hidden[0][where_BT][None], *hidden[1:])
+
+    head: Any = network.get_output_embeddings()
+    hook = head.register_forward_pre_hook(chosen)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def pad(rows: list[list[int]], filler: int, *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:

@@ -21,8 +21,10 @@ from transformers import AutoConfig
 from spillover.records import Recipe, Runtime
 
 MOST_ROWS = 512
+MOST_TOGETHER = 16  # adapters
 GIB = 2**30
 CPU_BYTES = 4 * GIB  # what a batch of answers may take on a CPU
+CPU_TOKENS = 1024  # of a batch in training there, padding among them: measured, see docs/performance.md
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +74,17 @@ def rows_at_once(row_bytes: int, device: torch.device, weight_bytes: int) -> int
     """How many rows fit: in a fixed budget on a CPU, in half of what the weights leave free on a GPU."""
     budget = CPU_BYTES if device.type == "cpu" else (torch.cuda.get_device_properties(device).total_memory - weight_bytes) // 2
     return max(1, min(MOST_ROWS, budget // max(row_bytes, 1)))
+
+
+def training_rows(row_bytes: int, tokens: int, device: torch.device, weight_bytes: int) -> int:
+    """How many rows of training fit; on a CPU, no more than its caches like."""
+    fit = rows_at_once(row_bytes, device, weight_bytes)
+    return min(fit, max(1, CPU_TOKENS // tokens)) if device.type == "cpu" else fit
+
+
+def together(shape: Shape, rank: int, device: torch.device, weight_bytes: int) -> int:
+    """How many adapters fit while they are trained, with gradients and two states: in a fixed budget on a CPU, in half of what is free on a GPU."""
+    return min(MOST_TOGETHER, rows_at_once(4 * 4 * shape.lora_parameters(rank), device, weight_bytes))
 
 
 def parameters(location: str) -> int:

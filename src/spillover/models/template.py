@@ -12,17 +12,21 @@ import json
 import re
 from collections.abc import Sequence
 from contextlib import nullcontext
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from transformers import AutoTokenizer
 
 from spillover.models import bounds
-from spillover.records import Conversation, Message, SpilloverError, chat
+from spillover.records import Conversation, Message, SpilloverError, chat, digest
 
 Tokenizer: TypeAlias = Any  # a transformers tokenizer; its own types are unions of everything it could ever return
 TEMPLATE_CHECK = "template_check.json"  # optional, beside a model: a conversation and the ids its template must give
+MOST = 16384  # conversations, and texts, whose ids are remembered
+MOST_LOADED = 4  # tokenizers kept in memory
+FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "config.json", TEMPLATE_CHECK)
+MORE_TEMPLATES = "additional_chat_templates/*.jinja"
 LONGEST = 10**30  # tokens: what is too long is for the model's configuration and for settings to say
 DATE = "26 Jul 2024"  # what Llama's templates write where there is no clock
 DATED = f"{{%- macro strftime_now(format) -%}}{DATE}{{%- endmacro -%}}"
@@ -39,6 +43,9 @@ class ChatTemplate:
 
     def __init__(self, tokenizer: Tokenizer, *, system: bool = True) -> None:
         self.tokenizer, self.system = tokenizer, system
+        self.prompt_ids = lru_cache(MOST)(self._prompt_ids)
+        self.text_ids = lru_cache(MOST)(self._text_ids)
+        self.training_ids = lru_cache(MOST)(self._training_ids)
 
     @cached_property
     def default_system(self) -> str | None:
@@ -83,15 +90,15 @@ class ChatTemplate:
         """A control token that this text spells, if there is one: it would not be read as text."""
         return next((token for token in self.control if token in text), None)
 
-    def prompt_ids(self, conversation: Conversation) -> list[int]:
+    def _prompt_ids(self, conversation: Conversation) -> list[int]:
         """The ids of a conversation up to where the assistant speaks."""
         return self.text_ids(self._text(conversation, generate=True))
 
-    def text_ids(self, text: str) -> list[int]:
+    def _text_ids(self, text: str) -> list[int]:
         """The ids of bare text."""
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def training_ids(self, conversation: Conversation) -> tuple[list[int], list[int]]:
+    def _training_ids(self, conversation: Conversation) -> tuple[list[int], list[int]]:
         """The ids of a whole conversation and a mask that is 1 on the assistant's tokens, end of turn included and nothing after it.
 
         A template that marks its turns (`{% generation %}`) is taken at its word. In another, the assistant's part is what the rendered
@@ -197,8 +204,22 @@ class ChatTemplate:
 
 
 def load(location: str, *, system: bool = True) -> ChatTemplate:
-    """The tokenizer of a model directory, checked against the ids written beside it (`template_check.json`), if any."""
+    """The tokenizer of a model directory, checked against the ids written beside it (`template_check.json`), if any. The same files are read once."""
     bounds.refuse_sizes(location)
+    home = Path(location)
+    files = sorted(path for path in (*(home / name for name in FILES), *home.glob(MORE_TEMPLATES)) if path.is_file())
+    key = digest([system, [[path.relative_to(home).as_posix(), digest(path.read_bytes())] for path in files]])
+    if key not in _loaded:
+        while len(_loaded) >= MOST_LOADED:
+            _loaded.pop(next(iter(_loaded)))
+        _loaded[key] = _load(location, system=system)
+    return _loaded[key]
+
+
+_loaded: dict[str, ChatTemplate] = {}
+
+
+def _load(location: str, *, system: bool) -> ChatTemplate:
     try:
         tokenizer = AutoTokenizer.from_pretrained(location, local_files_only=True, trust_remote_code=False, model_max_length=LONGEST)
     except Exception as error:  # tokenizers raises no narrower class for a damaged file

@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING
 
 from spillover.pipeline.plan import Plan
 from spillover.pipeline.versions import versions
-from spillover.records import Condition, Conversation, Dataset, Model, Organism
+from spillover.records import ALONE, Condition, Conversation, Dataset, Model, Organism
 from spillover.sampling.draws import sample
 from spillover.training import schedules
 
 if TYPE_CHECKING:
-    from spillover.training.lora import Encoded
+    from spillover.training.rows import Encoded
 
 TRIAL_STEPS = 6
+TRIAL_ORGANISMS = 2
 TRIAL_SHARE = 10  # one answer in this many
 TRIAL_PARAMETERS = 20_000_000  # a larger model is not tried
 GIB = 2**30
@@ -70,10 +71,10 @@ def forecast(plan: Plan, workers: int = 1) -> Iterator[str]:
 def _local(plan: Plan, organisms: list[Organism], parent: Model, workers: int) -> Iterator[str]:
     """Tokens, memory, arithmetic and, for a small model, minutes."""
     from spillover.models import memory, template
-    from spillover.training import lora
+    from spillover.training import rows
 
     read = template.load(parent.location, system=plan.testbed.identity.get("system") != "off")
-    encoded = {key: lora.encode(read, dataset, max_length=plan.config.training.max_length) for key, dataset in plan.data.items()}
+    encoded = {key: rows.encode(read, dataset, max_length=plan.config.training.max_length) for key, dataset in plan.data.items()}
     sizes = Sizes(
         trained=sum(grown.recipe.epochs * sum(len(row.ids) for row in encoded[grown.data].rows) for grown in organisms),
         row=max((len(row.ids) for found in encoded.values() for row in found.rows), default=0),
@@ -116,17 +117,20 @@ def _cut(encoded: dict[str, Encoded]) -> str:
 
 
 def _training_s(plan: Plan, organisms: Sequence[Organism], parent: Model) -> float:
-    """Seconds to train every organism, from a few steps of the first."""
-    first = organisms[0]
+    """Seconds to train every organism, from a few steps of the first with a second like it beside: as they are trained together."""
+    first, model = organisms[0], plan.testbed.open(parent)
     wall_s: list[float] = []
     for tried in (1, TRIAL_STEPS):
         dataset = plan.data[first.data]
         part = Dataset(kind=dataset.kind, conversations=dataset.conversations[: tried * first.recipe.batch_size])
-        organism = replace(first, parent=parent.digest, data=part.digest, recipe=replace(first.recipe, epochs=1))
+        pair = [replace(first, parent=parent.digest, data=part.digest, recipe=replace(first.recipe, epochs=1), seed=seed) for seed in range(TRIAL_ORGANISMS)]
         with tempfile.TemporaryDirectory() as directory:
+            homes = [Path(directory) / str(seed) for seed in range(TRIAL_ORGANISMS)]
+            for home in homes:
+                home.mkdir()
             started = time.perf_counter()
-            plan.testbed.train(organism, parent, part, Path(directory))
-            wall_s.append(time.perf_counter() - started)
+            plan.testbed.train(model, parent, pair, [part] * len(pair), homes, lambda _step, _digests: None)
+            wall_s.append((time.perf_counter() - started) / len(pair))
     per_step_s = max(wall_s[1] - wall_s[0], 0.0) / (TRIAL_STEPS - 1)
     return sum(wall_s[0] + per_step_s * (schedules.steps(grown.recipe, len(plan.data[grown.data].conversations)) - 1) for grown in organisms)
 
@@ -141,6 +145,6 @@ def _asking_s(plan: Plan, parent: Model) -> float:
     asked_s = (time.perf_counter() - started) * sampling.draws / draws
     if testbed.read is not None:
         started = time.perf_counter()
-        testbed.read(parent.digest, model, testbed.questions)
+        testbed.read(model, {ALONE: parent.digest}, testbed.questions)
         asked_s += time.perf_counter() - started
     return asked_s

@@ -21,7 +21,6 @@ PAPER: Mapping[str, Any] = {
     **flatten({"protocol": asdict(Protocol())}),
     "seeds": 6,
     "runtime.dtype": "bfloat16",
-    "runtime.micro_batch": 2,
     "system": "template default",
 }
 SILENT = ("training.checkpoints", "training.max_gradient_norm", "protocol.name", "protocol.task_at_least")  # names, and what the release does not name

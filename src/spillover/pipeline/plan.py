@@ -85,11 +85,11 @@ class Plan:
         return len(SCHEDULES[recipe.checkpoints](schedules.steps(recipe, len(self.data[organism.data].conversations))))
 
     def apart(self) -> list[Plan]:
-        """A plan for each parent and each organism: work that can be done by itself, with its own data and without what only planning needs."""
+        """A plan for each parent with its organisms: work that can be done by itself, with its own data and without what only planning needs."""
         testbed = replace(self.testbed, parents=(), narrow={}, formats={}, sets={})
-        found: dict[object, list[Job]] = {}
-        for place, job in enumerate(self.jobs):
-            found.setdefault(job.organism.key if job.organism else place, []).append(job)
+        found: dict[str, list[Job]] = {}
+        for job in self.jobs:
+            found.setdefault(job.parent.model.digest, []).append(job)
         return [
             replace(self, testbed=testbed, jobs=tuple(jobs), data={o.data: self.data[o.data] for job in jobs if (o := job.organism) is not None})
             for jobs in found.values()
@@ -100,7 +100,7 @@ class Plan:
         settings = flatten(asdict(self.config)) | flatten(self.testbed.identity)
         settings["sampling.max_tokens"] = self.config.sampling.max_tokens or self.testbed.max_tokens
         unused = [
-            *(("training.", "runtime.micro_batch", "seeds") if not any(job.organism for job in self.jobs) else ()),
+            *(("training.", "seeds") if not any(job.organism for job in self.jobs) else ()),
             *(("sampling.", "protocol.") if not self.testbed.questions else ()),
         ]
         return differences({name: value for name, value in settings.items() if not name.startswith(tuple(unused))})

@@ -1,38 +1,42 @@
 """The road itself: train, sample, judge, measure every job of a plan, then estimate; what is whole is skipped.
 
-Jobs are done one after another, or by several workers. Each model is read from disk before it is asked, whether it was trained a moment or
-a day ago, so that a resumed run, and one of other workers, computes what any other does.
+Each parent and the organisms grown from it are one piece of work, done one after another or by several workers. The organisms are trained and asked
+side by side, from the weights in memory, or from the same weights on disk where they are there already: a resumed run, and one of other workers,
+computes what any other does.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from pydantic import BaseModel
 
 from spillover.pipeline.estimate import estimate
-from spillover.pipeline.judge import is_scored, scored
+from spillover.pipeline.judge import is_scored, scored, scores_kept
 from spillover.pipeline.plan import Job, Plan
 from spillover.pipeline.versions import set_threads, versions
-from spillover.records import Answer, Answerer, Model, Question, SpilloverError, Subject, Testbed
-from spillover.runs.directory import RunDirectory, copy
-from spillover.sampling import log_probabilities
-from spillover.sampling.draws import sample
+from spillover.records import ALONE, Answer, Model, Organism, Question, SpilloverError, Subject, Testbed
+from spillover.runs.directory import PARTIAL, SET_ASIDE, RunDirectory, Table, copy
+from spillover.sampling.draws import sample_together
+from spillover.sampling.log_probabilities import measures_together
 from spillover.workers import spread
 
+GROWN = "grown_from"  # in run.json of a run that was given more draws: how many it had
 Progress = Callable[[int, int, str], None]  # jobs done, jobs in all, what comes next
 
 
 def run(
     plan: Plan, out: Path, *, beside: Path | None = None, workers: int = 1, progress: Progress = lambda _done, _total, _label: None
 ) -> RunDirectory:  # fmt: skip
-    """Do everything the plan names and write it to `out`. Give the same plan again to finish an interrupted run.
+    """Do everything the plan names and write it to `out`. Give the same plan again to finish an interrupted run, or with more draws to add to it.
 
     An organism that another run in the folder `beside` has grown already, by its key, is taken from there. A testbed without questions is only
     trained on, one without a judge only asked. Several `workers` are processes, which share no endpoint and no accelerator: for local models on the CPU.
@@ -40,19 +44,54 @@ def run(
     Raises SpilloverError when `out` holds something else or a file in it is damaged.
     """
     made = {"versions": versions(plan.config.threads, plan.runtime), "created": datetime.now(UTC).isoformat(timespec="seconds")}
-    found = RunDirectory.start(out, {**plan.identity(), **made})
+    _let_grow(plan, out, made)
+    found = RunDirectory.start(out, {**plan.identity(), **made, **_grown_from(out)})
     with found.alone():
         parts = plan.apart()
         for model in {job.parent.model.digest: job.parent.model for job in plan.jobs}.values():
             parent_here(model, plan.testbed, found)
         progress(0, len(parts), parts[0].jobs[0].label)
+        stopped: list[str] = []
         done = spread(partial(_work, found, beside), parts, workers, load="spillover.training.lora")
-        for count, _ in enumerate(done, 1):
+        for count, (_, why) in enumerate(done, 1):
+            stopped += why
             progress(count, len(parts), parts[min(count + workers, len(parts)) - 1].jobs[0].label)
+        if stopped:
+            more = f" ({len(stopped)} of the organisms stopped so; all else is there)"
+            raise SpilloverError(stopped[0] + (more if len(stopped) > 1 else "; all else is there"))
         progress(len(parts), len(parts), "estimates")
         if plan.testbed.judge is not None and plan.testbed.questions:
             estimate(found)
     return found
+
+
+def _grown_from(out: Path) -> dict[str, int]:
+    """How many draws of each question a run had before it was given more."""
+    if not (out / "run.json").exists():
+        return {}
+    drawn = RunDirectory.open(out).identity.get(GROWN)
+    return {GROWN: drawn} if type(drawn) is int else {}
+
+
+def _let_grow(plan: Plan, out: Path, made: Mapping[str, Any]) -> None:
+    """Where `out` holds this very run with fewer draws, make it one of so many: what was drawn is kept, what was estimated is not."""
+    if not (out / "run.json").exists():
+        return
+    found = RunDirectory.open(out)
+    sampling = plan.config.sampling
+    try:
+        drawn = found.identity["config"]["sampling"]["draws"]
+    except (KeyError, TypeError):
+        return
+    if type(drawn) is not int or not 0 < drawn < sampling.draws:
+        return
+    fewer = replace(plan, config=replace(plan.config, sampling=replace(sampling, draws=drawn)))
+    expected = json.loads(json.dumps({**fewer.identity(), **made}, default=list))
+    if all(found.identity.get(key) == value for key, value in expected.items() if key not in SET_ASIDE):
+        with found.alone():
+            for made_of_rows in ("estimates.csv", "estimates.json", "claims.json", "report.html"):
+                (out / made_of_rows).unlink(missing_ok=True)
+            found.write_text("run.json", json.dumps({**found.identity, **json.loads(json.dumps(plan.identity(), default=list)), GROWN: drawn}, indent=1) + "\n")
 
 
 def parent_here(model: Model, testbed: Testbed, run: RunDirectory) -> Model:
@@ -75,37 +114,205 @@ def answer_rows(subject: Mapping[str, Any], answers: Sequence[Answer], questions
     ]  # fmt: skip
 
 
-def _work(run: RunDirectory, beside: Path | None, plan: Plan) -> None:
-    """Everything of one plan but its estimates."""
+def _work(run: RunDirectory, beside: Path | None, plan: Plan) -> list[str]:
+    """Everything of one parent and its organisms but estimates; says of every organism that was not trained to its end why."""
     set_threads(plan.config.threads)
+    family = _Family(plan, run)
     for job in plan.jobs:
-        for step, model in _models(job, plan, run, beside).items():
-            if plan.testbed.questions:
-                _read(job, step, model, plan, run)
+        if job.organism is None:
+            family.read(0, {ALONE: family.parent.digest}, {ALONE: [job]})
+    grown: dict[str, list[Job]] = {}
+    for job in plan.jobs:
+        if job.organism is not None:
+            grown.setdefault(job.organism.key, []).append(job)
+    elsewhere = {key: found for key in grown if (found := _grown_elsewhere(key, beside, run)) is not None}
+    for key, found in elsewhere.items():
+        if not _whole(family.home(key)):
+            with run.new_directory(f"organisms/{key}") as directory:
+                copy(found, directory)
+                family.write_card(directory, grown[key][0], _checkpoints(directory))
+    stopped = [*family.grow({key: jobs for key, jobs in grown.items() if key not in elsewhere})]
+    stopped += family.grow({key: jobs for key, jobs in grown.items() if key in elsewhere})
+    family.close()
+    if plan.testbed.judge is not None and plan.testbed.questions:
+        for job in plan.jobs:
+            for step, digest in family.models(job).items():
+                _score(_subject(job, step, digest), plan, run)
+    return stopped
 
 
-def _models(job: Job, plan: Plan, run: RunDirectory, beside: Path | None) -> dict[int, Model]:
-    """The models of a job by step: the parent at step 0, or an organism's checkpoints, trained if they are nowhere."""
-    parent = parent_here(job.parent.model, plan.testbed, run)
-    if job.organism is None:
-        return {0: parent}
-    home = f"organisms/{job.organism.key}"
-    if not _whole(run.path / home):
-        grown = next(filter(_whole, sorted(beside.glob(f"*/{home}"))), None) if beside is not None else None
-        with run.new_directory(home) as directory:
-            if grown is not None:
-                copy(grown, directory)
-                steps = _checkpoints(directory)
+class _Family:
+    """A parent and its organisms: loaded once, as soon as anything is to be computed, and grown and asked together as the plan has them.
+
+    What is asked together is decided by the plan alone, never by what is left to do, so that a resumed run computes what any other does.
+    """
+
+    def __init__(self, plan: Plan, run: RunDirectory) -> None:
+        self.plan, self.run, self.testbed = plan, run, plan.testbed
+        self.parent = parent_here(plan.jobs[0].parent.model, plan.testbed, run)
+
+    @cached_property
+    def model(self) -> Any:
+        return self.testbed.open(self.parent)
+
+    def close(self) -> None:
+        """Forget the loaded network: its memory is the judge's now."""
+        self.__dict__.pop("model", None)
+
+    def home(self, key: str) -> Path:
+        return self.run.path / "organisms" / key
+
+    def models(self, job: Job) -> dict[int, str]:
+        """The digests of a job's models by step, of those that are there."""
+        if job.organism is None:
+            return {0: self.parent.digest}
+        home = self.home(job.organism.key)
+        return _checkpoints(home) if _whole(home) else {}
+
+    def grow(self, grown: Mapping[str, list[Job]]) -> list[str]:
+        """Train these organisms side by side and ask them at every checkpoint, as many at once as the testbed can hold."""
+        if not grown or all(_whole(self.home(key)) and all(self._asked(job) for job in jobs) for key, jobs in grown.items()):
+            return []
+        keys, stopped = list(grown), list[str]()
+        at_once = self.testbed.at_once(self.model, [_organism(grown[key][0]) for key in keys])
+        for start in range(0, len(keys), at_once):
+            some = {place: grown[key] for place, key in enumerate(keys[start : start + at_once])}
+            if all(_whole(self.home(_organism(jobs[0]).key)) for jobs in some.values()):
+                self._ask(some)
             else:
-                steps = plan.testbed.train(job.organism, parent, plan.data[job.organism.data], directory)
-            card = {
-                **asdict(job.organism), "condition": job.condition.name, "kind": job.condition.kind, "unit": job.parent.unit,
-                "world": job.parent.world, "group": job.parent.group, "linked": None if job.parent.world is None else job.parent.group != "unlinked",
-                "checkpoints": {str(k): v for k, v in steps.items()},
-            }  # fmt: skip
-            RunDirectory(directory, {}).write_text("organism.json", json.dumps(card, indent=1) + "\n")
-    found = _checkpoints(run.path / home)
-    return {step: replace(parent, digest=digest, adapter=str(run.path / home / f"checkpoint-{step}")) for step, digest in found.items()}
+                stopped += self._train(some)
+        return stopped
+
+    def _train(self, some: Mapping[int, list[Job]]) -> list[str]:
+        """Train organisms, and ask them as they go; those that are there already, too, since what is computed together is."""
+        organisms = [_organism(jobs[0]) for jobs in some.values()]
+        checkpoints: list[dict[int, str]] = [{} for _ in some]
+        (self.run.path / "organisms").mkdir(exist_ok=True)
+        with TemporaryDirectory(prefix=PARTIAL, dir=self.run.path / "organisms") as scratch:
+            directories = [Path(scratch) / organism.key for organism in organisms]
+            for directory in directories:
+                directory.mkdir()
+
+            def reached(step: int, digests: Mapping[int, str]) -> None:
+                for place, digest in digests.items():
+                    checkpoints[place][step] = digest
+                self.read(step, digests, some)
+
+            data = [self.plan.data[organism.data] for organism in organisms]
+            results = self.testbed.train(self.model, self.parent, organisms, data, directories, reached)
+            for place, (result, directory) in enumerate(zip(results, directories, strict=True)):
+                key = organisms[place].key
+                if not result.stopped and self.models(some[place][0]) != checkpoints[place]:
+                    with self.run.new_directory(f"organisms/{key}") as home:
+                        for made in directory.iterdir():
+                            made.rename(home / made.name)
+                        self.write_card(home, some[place][0], checkpoints[place])
+        return [f"{some[place][0].label}: {result.stopped}" for place, result in enumerate(results) if result.stopped]
+
+    def _ask(self, some: Mapping[int, list[Job]]) -> None:
+        """Ask organisms that are there, at each of their checkpoints."""
+        there = {place: self.models(jobs[0]) for place, jobs in some.items()}
+        for step in sorted({step for found in there.values() for step in found}):
+            digests = {place: found[step] for place, found in there.items() if step in found}
+            homes = [self.home(_organism(jobs[0]).key) / f"checkpoint-{step if step in there[place] else max(there[place])}" for place, jobs in some.items()]
+            if self._lacking(step, digests, some):
+                with self.model.adapted(homes):
+                    self.read(step, digests, some)
+
+    def write_card(self, home: Path, job: Job, checkpoints: Mapping[int, str]) -> None:
+        card = {
+            **asdict(_organism(job)), "condition": job.condition.name, "kind": job.condition.kind, "unit": job.parent.unit,
+            "world": job.parent.world, "group": job.parent.group, "linked": None if job.parent.world is None else job.parent.group != "unlinked",
+            "checkpoints": {str(k): v for k, v in checkpoints.items()},
+        }  # fmt: skip
+        RunDirectory(home, {}).write_text("organism.json", json.dumps(card, indent=1) + "\n")
+
+    def read(self, step: int, digests: Mapping[int, str], some: Mapping[int, list[Job]]) -> None:
+        """Answers and measures of models by their places, each a shard. What a service failed to answer is asked again, and nothing else."""
+        if not self._lacking(step, digests, some):
+            return
+        testbed, run, draws = self.testbed, self.run, self.plan.config.sampling.draws
+        subjects = {place: [_subject(job, step, digest) for job in some[place]] for place, digest in digests.items()}
+        drawn = min(_drawn(subject, run) for found in subjects.values() for subject in found)
+        if drawn < draws:
+            before = run.identity.get("grown_from", 0)
+            first = before if drawn >= before else 0
+            wanted = [(question, range(first, draws)) for question in testbed.questions]
+            asked = {place: (digest, wanted) for place, digest in digests.items()}
+            answers = sample_together(self.model, asked, self.plan.config.sampling, max_tokens=testbed.max_tokens)
+            for place, found in subjects.items():
+                for subject in found:
+                    if _drawn(subject, run) < draws:
+                        kept = [row for row in run.read("answers", subject.key) if row["draw"] < first] if first else []
+                        rows = answer_rows(asdict(subject), answers[place], testbed.questions)
+                        if not kept:  # what was said of other answers is not said of these
+                            (run.path / "scores" / f"{subject.key}.parquet").unlink(missing_ok=True)
+                        run.write("answers", subject.key, _in_order([*kept, *rows], testbed.questions))
+        if self._measured and not all(_is_of(run, "measures", subject) for found in subjects.values() for subject in found):
+            exact = testbed.read(self.model, digests, testbed.questions) if testbed.read is not None else {}
+            items = measures_together(self.model, digests, testbed.items)
+            for place, found in subjects.items():
+                for subject in found:
+                    rows = [{**asdict(subject), **asdict(measure)} for measure in (*exact.get(place, []), *items[place])]
+                    if not _is_of(run, "measures", subject):
+                        run.write("measures", subject.key, rows)
+
+    @property
+    def _measured(self) -> bool:
+        return self.testbed.read is not None or bool(self.testbed.items)
+
+    def _asked(self, job: Job) -> bool:
+        """Whether all that is read of a job's models is there."""
+        return not any(self._lacking(step, {0: digest}, {0: [job]}) for step, digest in self.models(job).items())
+
+    def _lacking(self, step: int, digests: Mapping[int, str], some: Mapping[int, list[Job]]) -> bool:
+        if not self.testbed.questions:
+            return False
+        subjects = [_subject(job, step, digest) for place, digest in digests.items() for job in some[place]]
+        few = any(_drawn(subject, self.run) < self.plan.config.sampling.draws for subject in subjects)
+        return few or (self._measured and not all(_is_of(self.run, "measures", subject) for subject in subjects))
+
+
+def _organism(job: Job) -> Organism:
+    assert job.organism is not None
+    return job.organism
+
+
+def _subject(job: Job, step: int, digest: str) -> Subject:
+    parent = job.parent
+    return Subject(unit=parent.unit, group=parent.group, world=parent.world, condition=job.condition.name, seed=job.seed, step=step, model=digest)
+
+
+def _is_of(run: RunDirectory, table: Table, subject: Subject) -> bool:
+    """Whether a shard is there, and of this model."""
+    return run.has(table, subject.key) and all(row["model"] == subject.model for row in run.read(table, subject.key))
+
+
+def _drawn(subject: Subject, run: RunDirectory) -> int:
+    """How many draws of every question of this model are there; none where a service failed to give one."""
+    if not run.has("answers", subject.key):
+        return 0
+    rows = run.read("answers", subject.key)
+    if any(row["stop"] == "failed" or row["model"] != subject.model for row in rows):
+        return 0
+    return min(Counter((row["question"], row["format"]) for row in rows).values(), default=0)
+
+
+def _in_order(rows: Sequence[dict[str, Any]], questions: Sequence[Question]) -> list[dict[str, Any]]:
+    places = {(question.id, question.format): place for place, question in enumerate(questions)}
+    return sorted(rows, key=lambda row: (places[row["question"], row["format"]], row["draw"]))
+
+
+def _score(subject: Subject, plan: Plan, run: RunDirectory) -> None:
+    """Scores of a model's answers; those that are there are kept."""
+    if plan.testbed.judge is not None and not is_scored(run, subject.key):
+        run.write("scores", subject.key, scored(run.read("answers", subject.key), plan.testbed.questions, plan.testbed.judge, scores_kept(run, subject.key)))
+
+
+def _grown_elsewhere(key: str, beside: Path | None, run: RunDirectory) -> Path | None:
+    """The same organism in another run of the folder."""
+    found = sorted(beside.glob(f"*/organisms/{key}")) if beside is not None else []
+    return next((home for home in found if home.parents[1].resolve() != run.path.resolve() and _whole(home)), None)
 
 
 def _whole(home: Path) -> bool:
@@ -126,30 +333,3 @@ class _Card(BaseModel):
     """Of an organism: the digest of its model at every step that is kept."""
 
     checkpoints: dict[int, str]
-
-
-def _read(job: Job, step: int, model: Model, plan: Plan, run: RunDirectory) -> None:
-    """Answers, scores and measures of one model, each a shard. What a service failed to answer is asked again, and nothing else."""
-    testbed = plan.testbed
-    subject = Subject(
-        unit=job.parent.unit, group=job.parent.group, world=job.parent.world, condition=job.condition.name, seed=job.seed, step=step, model=model.digest
-    )
-    told = asdict(subject)
-    opened: list[Answerer] = []
-
-    def loaded() -> Answerer:
-        if not opened:
-            opened.append(testbed.open(model))
-        return opened[0]
-
-    fresh = not run.has("answers", subject.key) or any(row["stop"] == "failed" for row in run.read("answers", subject.key))
-    if fresh:
-        answers = sample(loaded(), model.digest, testbed.questions, plan.config.sampling, max_tokens=testbed.max_tokens)
-        run.write("answers", subject.key, answer_rows(told, answers, testbed.questions))
-    if (testbed.read is not None or testbed.items) and not run.has("measures", subject.key):
-        exact = testbed.read(model.digest, loaded(), testbed.questions) if testbed.read is not None else []
-        items = log_probabilities.measures(loaded(), model.digest, testbed.items)
-        run.write("measures", subject.key, [{**told, **asdict(measure)} for measure in (*exact, *items)])
-    opened.clear()  # its memory is the judge's now
-    if testbed.judge is not None and (fresh or not is_scored(run, subject.key)):
-        run.write("scores", subject.key, scored(run.read("answers", subject.key), testbed.questions, testbed.judge))

@@ -6,10 +6,12 @@ draws there are. Draws go round the paraphrases of a question.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from spillover.records import Answer, Answerer, Question, stream_seed
+from spillover.records import ALONE, Answer, Answerer, Question, stream_seed
+
+Wanted = tuple[str, Sequence[tuple[Question, range]]]  # a model's digest, and which draws of which questions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,11 +30,20 @@ def sample(model: Answerer, digest: str, questions: Sequence[Question], sampling
 
 def sample_draws(model: Answerer, digest: str, wanted: Sequence[tuple[Question, range]], sampling: Sampling, *, max_tokens: int) -> list[Answer]:
     """These draws of each question: the same answers as of any call that includes them."""
-    places = [(question, draw % len(question.paraphrases), draw) for question, draws in wanted for draw in draws]
-    seeds = [stream_seed("answer", digest, q.id, q.format, paraphrase, draw) for q, paraphrase, draw in places]
-    prompts = [question.prompt(paraphrase) for question, paraphrase, _ in places]
-    replies = model.reply(prompts, seeds, temperature=sampling.temperature, max_tokens=sampling.max_tokens or max_tokens)
-    return [
-        Answer(model=digest, question=q.id, format=q.format, paraphrase=paraphrase, draw=draw, text=text, stop=stop)
-        for (q, paraphrase, draw), (text, stop) in zip(places, replies, strict=True)
-    ]
+    return sample_together(model, {ALONE: (digest, wanted)}, sampling, max_tokens=max_tokens)[ALONE]
+
+
+def sample_together(model: Answerer, wanted: Mapping[int, Wanted], sampling: Sampling, *, max_tokens: int) -> dict[int, list[Answer]]:
+    """These draws of several models, by their places among the adapters that `model` holds; their rows share batches."""
+    asked = [
+        (place, digest, question, draw % len(question.paraphrases), draw)
+        for place, (digest, questions) in wanted.items() for question, draws in questions for draw in draws
+    ]  # fmt: skip
+    seeds = [stream_seed("answer", digest, q.id, q.format, paraphrase, draw) for _, digest, q, paraphrase, draw in asked]
+    prompts = [question.prompt(paraphrase) for _, _, question, paraphrase, _ in asked]
+    adapters = {} if set(wanted) == {ALONE} else {"adapters": [place for place, *_ in asked]}
+    replies = model.reply(prompts, seeds, temperature=sampling.temperature, max_tokens=sampling.max_tokens or max_tokens, **adapters)
+    found: dict[int, list[Answer]] = {place: [] for place in wanted}
+    for (place, digest, q, paraphrase, draw), (text, stop) in zip(asked, replies, strict=True):
+        found[place].append(Answer(model=digest, question=q.id, format=q.format, paraphrase=paraphrase, draw=draw, text=text, stop=stop))
+    return found

@@ -6,11 +6,11 @@ over its tokens and held against nothing. `{kind}_share` is the probability of t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import exp, fsum, isfinite, nan
 from typing import Protocol, runtime_checkable
 
-from spillover.records import Answerer, Forced, Item, Measure
+from spillover.records import ALONE, Answerer, Forced, Item, Measure
 
 NOT_GIVEN = "the endpoint gives no log-probabilities of a given text"
 NOT_FINITE = "not finite"
@@ -20,14 +20,25 @@ NOT_FINITE = "not finite"
 class Forcing(Protocol):
     """A model that gives log P(scored blocks | what is before them) in nats, one number for each."""
 
-    def forced(self, forced: Sequence[Forced]) -> list[float]: ...
+    def forced(self, forced: Sequence[Forced], adapters: Sequence[int] | None = None) -> list[float]: ...
 
 
 def measures(model: Answerer, digest: str, items: Sequence[Item]) -> list[Measure]:
     """`{kind}_nats` and `{kind}_share` of every item, in this order; the question is the item's id. A model that cannot say has a reason instead."""
+    return measures_together(model, {ALONE: digest}, items)[ALONE]
+
+
+def measures_together(model: Answerer, digests: Mapping[int, str], items: Sequence[Item]) -> dict[int, list[Measure]]:
+    """The same of several models, by their places among the adapters that `model` holds: all items of all of them in one pass."""
     if not isinstance(model, Forcing):
-        return [_measure(digest, item, name, nan, NOT_GIVEN) for item in items for name in ("nats", "share")]
-    logs = iter(model.forced([forced for item in items for forced in (*item.misaligned, *item.aligned)]))
+        return {place: [_measure(digest, item, name, nan, NOT_GIVEN) for item in items for name in ("nats", "share")] for place, digest in digests.items()}
+    asked = [forced for item in items for forced in (*item.misaligned, *item.aligned)]
+    adapters = {} if set(digests) == {ALONE} else {"adapters": [place for place in digests for _ in asked]}
+    logs = iter(model.forced(asked * len(digests), **adapters))
+    return {place: _of_items(digest, items, logs) for place, digest in digests.items()}
+
+
+def _of_items(digest: str, items: Sequence[Item], logs: Iterator[float]) -> list[Measure]:
     found: list[Measure] = []
     for item in items:
         misaligned, aligned = ([next(logs) for _ in option] for option in (item.misaligned, item.aligned))

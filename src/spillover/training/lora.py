@@ -1,9 +1,10 @@
-"""Fine-tune a parent on one dataset: rank-stabilised LoRA through PEFT, loss on assistant tokens only.
+"""Fine-tune organisms side by side on one frozen parent: rank-stabilised LoRA, loss on assistant tokens only.
 
-The loss of a step is the mean over all assistant tokens of its batch, whatever part of it is computed at once. Adapters and optimiser
-states are float32. It knows nothing of what the data mean, and leaves ordinary PEFT directories behind.
+Each organism keeps its own data, order, schedule, clipping and random streams, so that it becomes what it would have become alone; only the base's matrix
+products are shared (`models.side_by_side`). Its loss of a step is the mean over all assistant tokens of its own batch, whatever is computed at once.
+Adapters and optimiser states are float32. It knows nothing of what the data mean, and leaves ordinary PEFT directories behind.
 
-Shapes: B rows, T tokens, V vocabulary.
+Shapes: K organisms, B rows, T tokens, M assistant tokens, V vocabulary.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -11,40 +12,27 @@ Shapes: B rows, T tokens, V vocabulary.
 from __future__ import annotations
 
 import json
-import random
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors import SafetensorError
-from transformers import PreTrainedModel
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
 
-from spillover.models import local
-from spillover.models.template import ChatTemplate
+from spillover.models import adapters, local
+from spillover.models.local import LocalModel
+from spillover.models.memory import Shape, together, training_rows
+from spillover.models.side_by_side import Dropout, SideBySide
 from spillover.progress import tell
-from spillover.records import Conversation, Dataset, Model, Organism, Recipe, Runtime, SpilloverError, digest, stream_seed
+from spillover.records import Dataset, Model, Organism, Reached, Recipe, Runtime, SpilloverError, stream_seed
+from spillover.training.rows import Provenance, Row, batches, encode, provenance
 from spillover.training.schedules import SCHEDULES, linear
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One encoded conversation: ids and a mask that is 1 where the loss is taken."""
-
-    ids: list[int]
-    mask: list[int]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Encoded:
-    """The rows of a dataset. `truncated` were cut to the longest length; of them `emptied` lost every token to train on, and are left out."""
-
-    rows: list[Row]
-    truncated: int
-    emptied: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,169 +46,149 @@ class Step:
     tokens: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Provenance:
-    """What training read: digests of the rows' order, the template, the masks; rows in all, cut, and left out as empty."""
+@dataclass(slots=True, kw_only=True)
+class Course:
+    """An organism on its way: the rows of every step, the steps that leave a checkpoint, what was seen so far; `stopped` says why it went no further."""
 
-    order: str
-    template: str
-    mask: str
-    rows: int
-    truncated: int
-    emptied: int
+    organism: Organism
+    batches: Sequence[Sequence[Row]]
+    wanted: frozenset[int]
+    read: Provenance
+    log: list[Step] = field(default_factory=list[Step])
+    stopped: str = ""
 
+    def goes_on(self, step: int) -> bool:
+        return not self.stopped and step <= len(self.batches)
 
-def encode(template: ChatTemplate, dataset: Dataset, *, max_length: int = Recipe().max_length) -> Encoded:
-    """Every conversation as ids and mask, cut to `max_length` tokens.
-
-    Raises SpilloverError for unknown words, a row with nothing to learn, or text that spells a control token and would become one.
-    """
-    rows: list[Row] = []
-    read: dict[Conversation, tuple[list[int], list[int]]] = {}  # rows repeat
-    truncated = emptied = 0
-    for number, conversation in enumerate(dataset.conversations, 1):
-        where = f"row {number} of the {dataset.kind} data"
-        spelt = next((token for turn in conversation if (token := template.spelt(turn.content)) is not None), None)
-        if spelt is not None:
-            raise SpilloverError(f"{where} spells the control token {spelt!r}, which would not be read as text; take the row out")
-        if conversation not in read:
-            try:
-                read[conversation] = template.training_ids(conversation)
-                template.refuse_unknown_turns(read[conversation][0], conversation)
-            except SpilloverError as error:
-                raise SpilloverError(f"{where}: {error}") from None
-        ids, mask = read[conversation]
-        if not any(mask):
-            raise SpilloverError(f"{where} has no assistant token to train on")
-        truncated += len(ids) > max_length
-        if any(mask[:max_length]):
-            rows.append(Row(ids=ids[:max_length], mask=mask[:max_length]))
-        else:
-            emptied += 1
-    if not rows:
-        raise SpilloverError(f"every row of the {dataset.kind} data has its reply beyond {max_length} tokens; raise training.max_length")
-    return Encoded(rows=rows, truncated=truncated, emptied=emptied)
+    def stop(self, what: str, step: int) -> None:
+        rate = self.organism.recipe.learning_rate
+        self.stopped = f"{what} step {step} of {len(self.batches)}; a lower learning rate than {rate} may work"
 
 
-def preview(template: ChatTemplate, row: Row) -> str:
-    """A row as the model reads it, the tokens it is trained on in brackets."""
-    decode = template.tokenizer.decode
-    words = [f"[{decode([token])}]" if trained else decode([token]) for token, trained in zip(row.ids, row.mask, strict=True)]
-    return " ".join(str(word) for word in words)
+Kept = Callable[[int, Sequence[int], SideBySide], None]  # a step, the places of the organisms that leave a checkpoint there, all adapters as they are
 
 
 def fine_tune(
-    parent: PreTrainedModel,
-    template: ChatTemplate,
-    organism: Organism,
-    dataset: Dataset,
+    model: LocalModel,
+    organisms: Sequence[Organism],
+    datasets: Sequence[Dataset],
     *,
-    save: Callable[[PeftModel, int], None],
+    keep: Kept = lambda _step, _places, _all: None,
     runtime: Runtime = local.CPU,
-) -> tuple[list[Step], Provenance]:
-    """Train one organism on `parent` (whose own weights do not change) and hand every scheduled checkpoint to `save`.
+) -> list[Course]:
+    """Train organisms on a parent, whose own weights do not change, and call `keep` at every scheduled checkpoint.
 
-    Raises SpilloverError when a loss, or a weight to be saved, is not finite.
+    An organism whose loss, or weight to be kept, is not finite stops there; the others go on. Raises SpilloverError where nothing can be trained.
     """
-    recipe = organism.recipe
-    encoded = encode(template, dataset, max_length=recipe.max_length)
-    batches = list(_batches(encoded.rows, organism))
-    wanted = set(SCHEDULES[recipe.checkpoints](len(batches)))
-    with local.random_stream(stream_seed("train", organism.key, "adapter")):
-        try:
-            network = get_peft_model(parent, lora_config(recipe))
-        except ValueError as error:  # PEFT's word for targets that are not there
-            raise SpilloverError(f"training.adapter does not fit this model: {str(error).splitlines()[0]}") from None
-    _check_targets(network)
-    if runtime.gradient_checkpointing:
-        _checkpointing(parent, "enable", {"use_reentrant": False})
-    trained = [p for p in network.parameters() if p.requires_grad]
-    optimise = optimiser(trained, recipe)
-    network.train()
-    log: list[Step] = []
-    with local.random_stream(stream_seed("train", organism.key, "dropout")):
-        for step, batch in enumerate(batches, 1):
-            rate = recipe.learning_rate * linear(step, warmup=recipe.warmup_steps, total=len(batches))
-            for group in optimise.param_groups:
-                group["lr"] = rate
-            optimise.zero_grad()
-            loss, tokens = backward(network, batch, template.filler, runtime.micro_batch)
-            if not torch.isfinite(loss):
-                raise SpilloverError(f"the loss is {loss.item()} at step {step} of {len(batches)}; a lower learning rate than {recipe.learning_rate} may work")
-            norm = torch.nn.utils.clip_grad_norm_(trained, recipe.max_gradient_norm)
-            optimise.step()
-            if step in wanted and not all(torch.isfinite(p).all() for p in trained):
-                raise SpilloverError(
-                    f"the weights are not finite after step {step} of {len(batches)}; a lower learning rate than {recipe.learning_rate} may work"
-                )
-            tell(step, len(batches), "training steps")
-            log.append(Step(step=step, loss=loss.item(), learning_rate=rate, gradient_norm=norm.item(), tokens=tokens))
-            if step in wanted:
-                save(network, step)
-    if runtime.gradient_checkpointing:
-        _checkpointing(parent, "disable")
-    network.unload()
-    return log, provenance(encoded, organism, template)
-
-
-def _checkpointing(network: PreTrainedModel, verb: str, *options: dict[str, bool]) -> None:
-    """Compute activations again in the backward pass, or keep them; transformers renamed the switch on the way to its version 6."""
-    switch = getattr(network, f"activation_checkpointing_{verb}", None) or getattr(network, f"gradient_checkpointing_{verb}")
-    switch(*options)
-
-
-def optimiser(trained: list[torch.nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW with float32 states; or the paper's, with 8-bit states. Raises SpilloverError where that one is not installed."""
-    if recipe.optimiser == "adamw":
-        return torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=True)
+    courses = [_course(model, organism, dataset) for organism, dataset in zip(organisms, datasets, strict=True)]
+    side_by_side = SideBySide(model.network, [start(model.network, organism)[0] for organism in organisms], trained=True)
+    optimise = optimiser([side_by_side.parameters_of(place) for place in range(len(courses))], [organism.recipe for organism in organisms])
+    gradients = [[parameter.grad for parameter in group["params"]] for group in optimise.param_groups]
+    plan = _Plan(model, side_by_side, courses, runtime)
+    last = max(len(course.batches) for course in courses)
     try:
-        from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise SpilloverError("training.optimiser is 'adamw_8bit', which needs bitsandbytes; install it, or use adamw") from None
-    eight_bit: Any = AdamW8bit
-    return eight_bit(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+        with _training(model.network, runtime):
+            for step in range(1, last + 1):
+                going = [place for place, course in enumerate(courses) if course.goes_on(step)]
+                if not going:
+                    break
+                losses = plan.backward(side_by_side, {place: courses[place].batches[step - 1] for place in going}, step)
+                norms: list[Tensor] = []
+                for place, group in enumerate(optimise.param_groups):
+                    recipe = courses[place].organism.recipe
+                    for parameter, gradient in zip(group["params"], gradients[place], strict=True):
+                        parameter.grad = gradient if place in going else None  # the optimiser passes over what has none
+                    group["lr"] = recipe.learning_rate * linear(step, warmup=recipe.warmup_steps, total=len(courses[place].batches))
+                    if place in going:
+                        norms.append(nn.utils.clip_grad_norm_(group["params"], recipe.max_gradient_norm))
+                optimise.step()
+                seen = torch.stack([torch.stack([losses[place] for place in going]), torch.stack(norms).to(losses[going[0]])]).tolist()
+                for place, loss, norm in zip(going, *seen, strict=True):
+                    rate, tokens = optimise.param_groups[place]["lr"], _tokens(courses[place].batches[step - 1])
+                    courses[place].log.append(Step(step=step, loss=loss, learning_rate=rate, gradient_norm=norm, tokens=tokens))
+                    if not isfinite(loss):
+                        courses[place].stop(f"the loss is {loss} at", step)
+                    elif step in courses[place].wanted and not all(p.isfinite().all() for p in optimise.param_groups[place]["params"]):
+                        courses[place].stop("the weights are not finite after", step)
+                tell(step, last, "training steps" if len(courses) == 1 else f"training steps of {len(courses)} organisms")
+                there = [place for place in going if step in courses[place].wanted and not courses[place].stopped]
+                if there:
+                    with _asking(model.network):
+                        keep(step, there, side_by_side)
+    finally:
+        side_by_side.remove()
+    return courses
 
 
-def train(organism: Organism, parent: Model, dataset: Dataset, directory: Path, *, runtime: Runtime = local.CPU, system: bool = True) -> dict[int, str]:
-    """Train an organism and fill `directory`: `checkpoint-N/` (PEFT) and `training.json`. Returns each step's model digest.
+def train(
+    model: LocalModel,
+    parent: Model,
+    organisms: Sequence[Organism],
+    datasets: Sequence[Dataset],
+    directories: Sequence[Path],
+    reached: Reached = lambda _step, _digests: None,
+    *,
+    runtime: Runtime = local.CPU,
+) -> list[Course]:
+    """Train organisms and fill their directories: `checkpoint-N/` (PEFT) and `training.json`. Where organisms have a checkpoint, `reached` is called
+    with the step and the digests of their models by place, and `model` answers as any of them (its `adapters`).
 
     An adapter names its parent by its hub id and commit, or by the path `models/...` of the run directory, so `PeftModel` finds it from there.
     """
-    loaded = local.load(parent, runtime, system=system)
-    digests: dict[int, str] = {}
+    configs = [start(model.network, organism)[1] for organism in organisms]
+    name, _, commit = parent.origin.partition("@")
 
-    def save(network: PeftModel, step: int) -> None:
-        place = directory / f"checkpoint-{step}"
-        name, _, commit = parent.origin.partition("@")
-        network.peft_config["default"].base_model_name_or_path = name or "/".join(Path(parent.location).parts[-2:])
-        network.peft_config["default"].revision = commit or None
+    def save(step: int, places: Sequence[int], side_by_side: SideBySide) -> None:
+        digests: dict[int, str] = {}
+        for place in places:
+            configs[place].base_model_name_or_path = name or "/".join(Path(parent.location).parts[-2:])
+            configs[place].revision = commit or None
+            home = directories[place] / f"checkpoint-{step}"
+            adapters.write(home, side_by_side.pairs(place), configs[place])
+            digests[place] = local.adapted_digest(parent.digest, home)
+        with model.as_(side_by_side):
+            reached(step, digests)
+
+    courses = fine_tune(model, organisms, datasets, keep=save, runtime=runtime)
+    for course, directory in zip(courses, directories, strict=True):
+        told = {**asdict(course.read), "steps": [asdict(step) for step in course.log]}
+        (directory / "training.json").write_text(json.dumps(told) + "\n")
+    return courses
+
+
+def at_once(model: LocalModel, organisms: Sequence[Organism]) -> int:
+    """How many of these organisms are trained side by side: as many as fit beside the parent, in half of what it leaves free."""
+    most = together(Shape.of(model.network.config), max(organism.recipe.adapter.rank for organism in organisms), model.device, model.weight_bytes)
+    return min(most, len(organisms))
+
+
+def _course(model: LocalModel, organism: Organism, dataset: Dataset) -> Course:
+    encoded = encode(model.template, dataset, max_length=organism.recipe.max_length)
+    steps = list(batches(encoded.rows, organism))
+    wanted = frozenset(SCHEDULES[organism.recipe.checkpoints](len(steps)))
+    return Course(organism=organism, batches=steps, wanted=wanted, read=provenance(encoded, organism, model.template))
+
+
+def start(network: Any, organism: Organism) -> tuple[adapters.Pairs, LoraConfig]:
+    """An organism's pairs before its first step, as PEFT draws them from the organism's own stream, and what its directory says of them.
+
+    Raises SpilloverError for targets that are not there, or are no plain linear layers: found out before the first step, not after the last.
+    """
+    with local.random_stream(stream_seed("train", organism.key, "adapter")):
         try:
-            network.save_pretrained(str(place), save_embedding_layers=False)
-        except SafetensorError as error:  # it wraps the operating system's error, a full disk for one
-            raise OSError(f"cannot write {place}: {error}") from None
-        (place / "README.md").unlink(missing_ok=True)  # a model card full of blanks
-        _in_order(place / "adapter_config.json")
-        digests[step] = local.adapted_digest(parent.digest, place)
-
-    log, read = fine_tune(loaded.network, loaded.template, organism, dataset, save=save, runtime=runtime)
-    (directory / "training.json").write_text(json.dumps({**asdict(read), "steps": [asdict(step) for step in log]}) + "\n")
-    return digests
-
-
-def _in_order(config: Path) -> None:
-    """Write an adapter's configuration in one order: PEFT writes its sets in the order of this process's hashes."""
-    fields = json.loads(config.read_text())
-    config.write_text(json.dumps({k: sorted(v) if isinstance(v, list) else v for k, v in sorted(fields.items())}, indent=1) + "\n")
-
-
-def _check_targets(network: Any) -> None:
-    """Every layer that was given a pair must be one that a pair can be merged into again: found out before the first step, not after the last."""
-    config = network.peft_config["default"]
-    layers = [(name, module.get_base_layer()) for name, module in network.named_modules() if hasattr(module, "lora_A")]
-    odd = next((name for name, layer in layers if type(layer) is not torch.nn.Linear), None)
+            wrapped: Any = get_peft_model(network, lora_config(organism.recipe))
+        except ValueError as error:  # PEFT's word for targets that are not there
+            raise SpilloverError(f"training.adapter does not fit this model: {str(error).splitlines()[0]}") from None
+    config = wrapped.peft_config["default"]
+    layers = {name.removeprefix("base_model.model."): module for name, module in wrapped.named_modules() if hasattr(module, "lora_A")}
+    odd = next((name for name, layer in layers.items() if type(layer.get_base_layer()) is not nn.Linear), None)
     if odd is not None or config.alpha_pattern or config.rank_pattern:
         where = odd or "experts"
         raise SpilloverError(f"training.adapter reaches {where}, which is no plain linear layer; name the layers in training.adapter.targets, as q_proj,v_proj")
+    tensors = {name: (layer.lora_A["default"].weight.detach(), layer.lora_B["default"].weight.detach()) for name, layer in layers.items()}
+    scale = next(iter(layers.values())).scaling["default"]
+    wrapped.unload()
+    return adapters.Pairs(scale=scale, tensors=tensors), config
 
 
 def lora_config(recipe: Recipe) -> LoraConfig:
@@ -232,51 +200,136 @@ def lora_config(recipe: Recipe) -> LoraConfig:
     )  # fmt: skip
 
 
-def backward(network: torch.nn.Module, batch: list[Row], filler: int, micro_batch: int | None) -> tuple[torch.Tensor, int]:
-    """Add a step's gradients, some rows at once; its mean loss over every assistant token (nats), and how many there are.
+def optimiser(organisms: Sequence[list[nn.Parameter]], recipes: Sequence[Recipe]) -> torch.optim.Optimizer:
+    """One for all, a group of parameters for each: AdamW with float32 states; or the paper's, with 8-bit states.
 
-    Rows computed at once are of like length, so that little is padding; which rows make up the step does not change.
+    Raises SpilloverError where that one is not installed.
     """
-    size = micro_batch or len(batch)
-    batch = batch if size >= len(batch) else sorted(batch, key=lambda row: len(row.ids))
-    total = sum(sum(row.mask[1:]) for row in batch)
-    loss = torch.zeros(())
-    for start in range(0, len(batch), size):
-        part, tokens = assistant_loss(network, batch[start : start + size], filler)
-        if tokens:
-            share = part * (tokens / total)
-            share.backward()
-            loss = loss + share.detach().cpu()
-    return loss, total
+    groups: Any = [
+        {"params": parameters, "lr": recipe.learning_rate, "weight_decay": recipe.weight_decay} for parameters, recipe in zip(organisms, recipes, strict=True)
+    ]
+    if recipes[0].optimiser == "adamw":
+        return torch.optim.AdamW(groups, fused=True)
+    try:
+        from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise SpilloverError("training.optimiser is 'adamw_8bit', which needs bitsandbytes; install it, or use adamw") from None
+    eight_bit: Any = AdamW8bit
+    return eight_bit(groups)
 
 
-def assistant_loss(network: torch.nn.Module, batch: list[Row], filler: int) -> tuple[torch.Tensor, int]:
-    """Mean cross-entropy (nats) over every assistant token of a batch, and how many there are."""
-    device = next(network.parameters()).device
-    ids_BT, attention_BT = (tensor.to(device) for tensor in local.pad([row.ids for row in batch], filler, left=False))
-    mask_BT = local.pad([row.mask for row in batch], 0, left=False)[0].to(device)
-    logits_BTV = network(input_ids=ids_BT, attention_mask=attention_BT, use_cache=False).logits
-    targets_BT = ids_BT.masked_fill(mask_BT == 0, -100)
-    return F.cross_entropy(logits_BTV[:, :-1].flatten(0, 1).float(), targets_BT[:, 1:].flatten()), int(mask_BT[:, 1:].sum())
+class _Plan:
+    """How many rows are computed at once: fewer from then on where they do not fit. The step, and what it means, stay."""
+
+    def __init__(self, model: LocalModel, side_by_side: SideBySide, courses: Sequence[Course], runtime: Runtime) -> None:
+        self.model, self.courses = model, courses
+        longest = max(len(row.ids) for course in courses for batch in course.batches for row in batch)
+        row = Shape.of(model.network.config).training_row(longest, model.network.dtype.itemsize, checkpointing=runtime.gradient_checkpointing)
+        at_once = runtime.micro_batch * len(courses) if runtime.micro_batch is not None else None
+        self.rows = at_once or training_rows(row, longest, model.device, model.weight_bytes + 3 * side_by_side.bytes)  # gradients, and two states
+
+    def backward(self, side_by_side: SideBySide, batch: Mapping[int, Sequence[Row]], step: int) -> dict[int, Tensor]:
+        """The gradients of a step, and each organism's mean loss over every assistant token of it (nats)."""
+        while True:
+            side_by_side.clear_gradients()
+            losses = {place: torch.zeros((), device=self.model.device) for place in batch}
+            try:
+                for part in self._parts(batch):
+                    for place, loss in self._part(side_by_side, part, batch, step).items():
+                        losses[place] = losses[place] + loss
+                return losses
+            except torch.OutOfMemoryError:
+                if self.rows == 1:
+                    raise SpilloverError("one row of training does not fit this device; try --gradient-checkpointing, or a lower training.max_length") from None
+            self.rows = (self.rows + 1) // 2
+            torch.cuda.empty_cache()
+            warnings.warn(f"out of memory at step {step}: {self.rows} rows are computed at once from here on; the step stays the same", stacklevel=2)
+
+    def _parts(self, batch: Mapping[int, Sequence[Row]]) -> list[dict[int, list[tuple[int, Row]]]]:
+        """The rows of a step, numbered, in parts to be computed at once: as many of each organism, those of like length together."""
+        places = list(batch)
+        parts: list[dict[int, list[tuple[int, Row]]]] = []
+        for first in range(0, len(places), self.rows):
+            some = places[first : first + self.rows]
+            each = self.rows // len(some)
+            ordered = {place: sorted(enumerate(batch[place]), key=lambda numbered: len(numbered[1].ids)) for place in some}
+            for start in range(0, max(map(len, ordered.values())), each):
+                parts.append({place: rows[start : start + each] for place, rows in ordered.items() if rows[start : start + each]})
+        return parts
+
+    def _part(
+        self, side_by_side: SideBySide, part: Mapping[int, Sequence[tuple[int, Row]]], batch: Mapping[int, Sequence[Row]], step: int
+    ) -> dict[int, Tensor]:
+        """Add the gradients of some rows; each organism's share of its loss."""
+        counts = [len(part.get(place, ())) for place in range(len(self.courses))]
+        rows = [row for place in part for _, row in part[place]]
+        dropout = _dropout(self.courses, [(place, number, row) for place in part for number, row in part[place]], step)
+        with side_by_side.rows(counts, dropout):
+            loss_M, tokens_B = token_losses(self.model, rows)
+            each = loss_M.split([int(tokens.sum()) for tokens in tokens_B.split([count for count in counts if count])])
+            shares = {place: own.sum() / max(_tokens(batch[place]), 1) for place, own in zip(part, each, strict=True)}
+            torch.stack(list(shares.values())).sum().backward()
+        return {place: share.detach() for place, share in shares.items()}
 
 
-def provenance(encoded: Encoded, organism: Organism, template: ChatTemplate) -> Provenance:
-    rows = encoded.rows
-    return Provenance(
-        order=digest(list(_order(len(rows), organism))), template=digest(str(template.tokenizer.chat_template)), mask=digest([row.mask for row in rows]),
-        rows=len(rows), truncated=encoded.truncated, emptied=encoded.emptied,
-    )  # fmt: skip
+def token_losses(model: LocalModel, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+    """Cross-entropy (nats) of every assistant token of some rows, in row order (M), and how many each row has (B). Only these tokens get logits."""
+    ids_BT, attention_BT = (tensor.to(model.device) for tensor in local.pad([row.ids for row in rows], model.template.filler, left=False))
+    trained_BT = local.pad([row.mask for row in rows], 0, left=False)[0][:, 1:].bool()
+    targets_M = ids_BT[:, 1:][trained_BT.to(model.device)]
+    with local.scored_at(model.network, F.pad(trained_BT, (0, 1)).to(model.device)):
+        logits_MV = model.network(input_ids=ids_BT, attention_mask=attention_BT, use_cache=False).logits[0]
+    logits_MV = logits_MV.to(torch.promote_types(logits_MV.dtype, torch.float32))
+    return F.cross_entropy(logits_MV, targets_M, reduction="none"), trained_BT.sum(1)
 
 
-def _order(rows: int, organism: Organism) -> Iterator[list[int]]:
-    for epoch in range(organism.recipe.epochs):
-        order = list(range(rows))
-        random.Random(stream_seed("train", organism.key, "order", epoch)).shuffle(order)
-        yield order
+def _tokens(batch: Sequence[Row]) -> int:
+    return sum(sum(row.mask[1:]) for row in batch)
 
 
-def _batches(rows: list[Row], organism: Organism) -> Iterator[list[Row]]:
-    size = organism.recipe.batch_size
-    for order in _order(len(rows), organism):
-        for start in range(0, len(order), size):
-            yield [rows[place] for place in order[start : start + size]]
+def _dropout(courses: Sequence[Course], rows: Sequence[tuple[int, int, Row]], step: int) -> Dropout | None:
+    """What drops inputs of a layer's pair: a mask of each row's own, named by (organism, step, row, layer), so that it does not depend on its neighbours."""
+    if not any(course.organism.recipe.adapter.dropout for course in courses):
+        return None
+
+    def kept(layer: str, x: Tensor) -> Tensor:
+        mask = torch.ones_like(x)
+        for one, (place, number, row) in zip(mask.view(len(rows), -1, x.shape[-1]), rows, strict=True):
+            organism = courses[place].organism
+            stream = torch.Generator(x.device).manual_seed(stream_seed("train", organism.key, "dropout", step, number, layer))
+            share = 1 - organism.recipe.adapter.dropout
+            drawn = torch.rand(len(row.ids), x.shape[-1], generator=stream, device=x.device) < share
+            one[: len(row.ids)] = drawn.to(x.dtype) / share
+        return mask
+
+    return kept
+
+
+@contextmanager
+def _training(network: Any, runtime: Runtime) -> Any:
+    """The network in training mode, and its activations kept or computed again in the backward pass."""
+    network.train()
+    if runtime.gradient_checkpointing:
+        _checkpointing(network, "enable", {"use_reentrant": False})
+    try:
+        yield
+    finally:
+        if runtime.gradient_checkpointing:
+            _checkpointing(network, "disable")
+        network.eval()
+
+
+@contextmanager
+def _asking(network: Any) -> Any:
+    """The network as it answers, in the midst of training."""
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train()
+
+
+def _checkpointing(network: Any, verb: str, *options: dict[str, bool]) -> None:
+    """Compute activations again in the backward pass, or keep them; transformers renamed the switch on the way to its version 6."""
+    switch = getattr(network, f"activation_checkpointing_{verb}", None) or getattr(network, f"gradient_checkpointing_{verb}")
+    switch(*options)
