@@ -34,8 +34,7 @@ class Cell:
     world: int | None
     seed: int
     step: int
-    question: str
-    format: str
+    asked: tuple[str, str]  # which question, in which format
     measure: str
     value: float | None
     n: int
@@ -43,9 +42,8 @@ class Cell:
     reason: str = ""  # why there is no value
 
     @property
-    def asked(self) -> tuple[str, str]:
-        """Which question, in which format."""
-        return self.question, self.format
+    def format(self) -> str:
+        return self.asked[1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,7 +228,7 @@ def _cell(place: Place, measure: str, value: float | None, n: int, n_missing: in
     if value is None:
         n, n_missing = 0, n + n_missing
     return Cell(
-        condition=condition, unit=unit, world=world, seed=seed, step=step, question=question, format=form, measure=measure,
+        condition=condition, unit=unit, world=world, seed=seed, step=step, asked=(question, form), measure=measure,
         value=value, n=n, n_missing=n_missing, reason=reason if value is None else "",
     )  # fmt: skip
 
@@ -260,15 +258,17 @@ def unit_differences(first: Iterable[Cell], second: Iterable[Cell], *, once: boo
     for unit, pair in there.items():
         values = [_unit_value(cells[0].unit, _of_questions(cells, both[unit])) for cells in pair]
         if once and unit != SHARED:
-            whole = [_unit_value(SHARED, _of_questions(cells, used)) for cells in pair]
             values = [
-                value if value.unit != SHARED
-                else replace(value, n=own.n, n_missing=own.n_missing, strata=own.strata) if unit == counted_in
-                else replace(value, n=0, n_missing=0, strata=())
-                for value, own in zip(values, whole, strict=True)
-            ]  # fmt: skip
+                value if value.unit != SHARED else _counted(value, _unit_value(SHARED, _of_questions(cells, used)) if unit == counted_in else None)
+                for value, cells in zip(values, pair, strict=True)
+            ]
         found.append(UnitDifference(unit=unit, first=values[0], second=values[1]))
     return found
+
+
+def _counted(value: UnitValue, answers: UnitValue | None) -> UnitValue:
+    """A value with the answers of another, or with none."""
+    return replace(value, n=0, n_missing=0, strata=()) if answers is None else replace(value, n=answers.n, n_missing=answers.n_missing, strata=answers.strata)
 
 
 def by_question(cells: Iterable[Cell]) -> dict[tuple[str, str], float]:
