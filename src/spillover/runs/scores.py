@@ -77,7 +77,7 @@ class Scores:
     dates: tuple[str, ...]
     asked: list[tuple[str, str]]  # question and format
     question: NDArray[np.int64]
-    answers: pa.Array
+    answers: pa.StringArray
     rubrics: Mapping[str, Rubric]
 
     def by_question(self) -> Iterator[tuple[tuple[str, str], Mapping[str, Rubric]]]:
@@ -103,7 +103,7 @@ def scores(run: RunDirectory) -> Iterator[Scores]:
 
 
 def _laid_out(subject: Subject, columns: Columns) -> Scores:
-    ids, row = columns.texts("answer")
+    ids, row = columns.codes("answer")
     asked, question = _asked(columns, row, len(ids))
     rubrics, rubric = columns.texts("rubric")
     value = columns.numbers("value")
@@ -121,7 +121,7 @@ def _laid_out(subject: Subject, columns: Columns) -> Scores:
 
     return Scores(
         subject=subject, judge=columns.one("judge"), dates=tuple(date for date in columns.texts("date")[0] if date), asked=asked, question=question,
-        answers=pa.array(ids, pa.string()), rubrics={name: of(place) for place, name in enumerate(rubrics)},
+        answers=ids, rubrics={name: of(place) for place, name in enumerate(rubrics)},
     )  # fmt: skip
 
 

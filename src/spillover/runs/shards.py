@@ -1,14 +1,14 @@
 """One shard: rows of one table in one Parquet file, whole or refused, as rows or as columns. It does not know what the rows mean.
 
-A shard carries a digest of its values, so that damage is seen. `docs/files.md` specifies the columns.
+A shard carries a checksum of each column's values, so that damage is seen. `docs/files.md` specifies the columns.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportMissingTypeStubs=false
 # pyright: reportUnknownParameterType=false, reportAttributeAccessIssue=false
 from __future__ import annotations
 
-import hashlib
 import io
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
@@ -85,10 +85,28 @@ class Columns:
         """A column of whole numbers that lacks none."""
         return self.table.column(name).to_numpy()
 
-    def texts(self, name: str) -> tuple[list[str], NDArray[np.int64]]:
-        """The distinct texts of a column in the order in which they first come, and the place of each row's; -1 where one is missing."""
+    def codes(self, name: str) -> tuple[pa.Array, NDArray[np.int64]]:
+        """The distinct values of a column in the order in which they first come, and the place of each row's; -1 where one is missing."""
         column = _coded(self.table.column(name))
-        return column.dictionary.to_pylist(), column.indices.fill_null(-1).to_numpy().astype(np.int64)
+        return column.dictionary, column.indices.fill_null(-1).to_numpy().astype(np.int64)
+
+    def texts(self, name: str) -> tuple[list[str], NDArray[np.int64]]:
+        """The same of a column of few texts."""
+        distinct, places = self.codes(name)
+        return distinct.to_pylist(), places
+
+    def lengths(self, name: str) -> NDArray[np.int64]:
+        """How many characters the texts of a column have."""
+        distinct, places = self.codes(name)
+        return pc.utf8_length(distinct).to_numpy()[places]
+
+    def only(self, *names: str) -> Columns:
+        """Some of the columns, as texts."""
+        return Columns(self.path, _plain(self.table.select(list(names))))
+
+    def at(self, rows: NDArray[np.int64]) -> Columns:
+        """Some of the rows."""
+        return Columns(self.path, self.table.take(rows))
 
     def one(self, name: str) -> Any:
         """The value that all rows have in common. Raises SpilloverError where there are several."""
@@ -101,21 +119,20 @@ class Columns:
 def content(rows: Sequence[Mapping[str, Any]], table: Table) -> bytes:
     """The file of these rows."""
     made = pa.Table.from_pylist([dict(row) for row in rows], schema=COLUMNS[table])
-    made = made.replace_schema_metadata({"schema": str(SCHEMA), "columns": digest_of(made)})
+    made = made.replace_schema_metadata({"schema": str(SCHEMA), "checks": checks_of(made)})
     sink = io.BytesIO()
-    pq.write_table(made, sink, compression="zstd")
+    pq.write_table(made, sink, compression="zstd", use_dictionary=_texts(COLUMNS[table]))  # pyright: ignore[reportArgumentType]
     return sink.getvalue()
 
 
 def read(path: Path, table: Table) -> Columns:
     """The rows of a file. Raises SpilloverError where it is damaged, or has other columns."""
     expected = COLUMNS[table]
-    coded = [field.name for field in expected if pa.types.is_string(field.type)]
     try:
         file = pq.ParquetFile(path)
         if not expected.equals(file.schema_arrow):
             raise SpilloverError(f"{path} has columns of another version of this file (schema {SCHEMA} is read here)")
-        found = _read(path, coded, expected.names)
+        found = _read(path, _texts(expected), expected.names)
         whole = _is_whole(found, file.schema_arrow.metadata or {})
     except (pa.ArrowException, OSError, ValueError, TypeError):
         raise damaged(path) from None
@@ -141,28 +158,33 @@ def damaged(path: Path) -> SpilloverError:
     return SpilloverError(f"{path} is damaged; delete it and give the same command again, and only what it held is made anew")
 
 
-def digest_of(table: pa.Table) -> str:
-    """sha256 of a table's values, however Arrow lays them out: of each column its floats, or its distinct values and where they stand."""
-    found = hashlib.sha256(f"{table.num_rows} {table.schema.names}".encode())
-    for column in table.columns:
-        if pa.types.is_floating(column.type):
-            found.update(column.fill_null(nan).to_numpy())
-            continue
-        coded = _coded(column)
-        distinct = coded.dictionary.cast(pa.string())
-        found.update(f"{len(distinct)} {coded.null_count}".encode())
-        found.update(pc.binary_length(distinct).to_numpy())
-        found.update("".join(distinct.to_pylist()).encode())
-        if len(distinct) + (coded.null_count > 0) > 1:
-            found.update(coded.indices.fill_null(-1).to_numpy())
-    return found.hexdigest()
+def checks_of(table: pa.Table) -> str:
+    """A CRC-32 of each column's values, however Arrow lays them out: of floats, or of the distinct values and where they stand."""
+    return " ".join(f"{_check(column):08x}" for column in table.columns)
+
+
+def _check(column: pa.ChunkedArray) -> int:
+    if pa.types.is_floating(column.type):
+        return zlib.crc32(column.fill_null(nan).to_numpy())
+    coded = _coded(column)
+    distinct = coded.dictionary.cast(pa.string())
+    found = zlib.crc32(f"{len(column)} {len(distinct)} {coded.null_count}".encode())
+    found = zlib.crc32(pc.binary_length(distinct).to_numpy(), found)
+    found = zlib.crc32(pc.binary_join(pa.ListArray.from_arrays([0, len(distinct)], distinct), "")[0].as_buffer(), found)
+    if len(distinct) + (coded.null_count > 0) > 1:
+        found = zlib.crc32(coded.indices.fill_null(-1).to_numpy(), found)
+    return found
 
 
 def _is_whole(table: pa.Table, metadata: Mapping[bytes, bytes]) -> bool:
-    """Whether the values are those that were written. Version 0.5 and those before it took a digest of the rows."""
-    if b"columns" in metadata:
-        return metadata[b"columns"] == digest_of(table).encode()
+    """Whether the values are those that were written. Up to version 0.5 a shard had a digest of its rows."""
+    if b"checks" in metadata:
+        return metadata[b"checks"] == checks_of(table).encode()
     return metadata.get(b"rows") == digest(_plain(table).to_pydict()).encode()
+
+
+def _texts(schema: pa.Schema) -> list[str]:
+    return [field.name for field in schema if pa.types.is_string(field.type)]
 
 
 def _read(path: Path, coded: Sequence[str], names: Sequence[str]) -> pa.Table:
