@@ -12,12 +12,13 @@ import subprocess
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from spillover import report
 from spillover.pipeline.estimate import estimate
 from spillover.records import Estimate, SpilloverError, digest
-from spillover.report import answers, finding, judgements, marks, page, printed, reading
+from spillover.report import answers, drawn, finding, judgements, marks, page, printed, reading
 from spillover.runs.directory import RunDirectory
 from spillover.statistics import contrasts
 
@@ -531,8 +532,8 @@ def test_only_the_judge_of_the_estimates_is_shown_with_its_days_and_the_other_is
     estimate(run, "local other")
     found = reading.read(run)
     assert (found.judge, found.others, found.dates[0], found.dates[-1]) == ("local other", (JUDGE,), "2026-03-01", "2026-03-07")
-    assert {score.value for judgement in found.judgements for score in judgement.scores} == {60.0}
-    assert {len(judgement.scores) for judgement in found.judgements} == {2}
+    shown = [answer for model in found.answers.models for answer in found.answers.shown(model)]
+    assert {tuple(score.value for score in answer.scores) for answer in shown} == {(60.0, 60.0)}
     text = words(report.write(run).read_text(encoding="utf-8"))
     assert f"judge local other asked on 2026-03-01 to 2026-03-07 also in this run, not shown {JUDGE}" in text
     estimate(run)
@@ -824,12 +825,13 @@ def test_the_scatter_counts_what_the_estimates_count(whole: RunDirectory) -> Non
 
     found = reading.read(whole)
     for arm in found.arms:
-        pairs = scatter._pairs(found, arm)
-        kept = sum(count for (coherent, aligned), count in pairs.items() if aligned is not None and found.protocol.keeps(coherent))
+        kept = sum(aligned == aligned and found.protocol.keeps(coherent) for coherent, aligned in scatter._pairs(found, arm).tolist())
         assert kept == found.headline("misaligned_rate", condition=arm.name).n
-    many = {(float(n), float(n % 100)): 1 for n in range(1, 100)} | {(float(n), None): 2 for n in range(101)}
-    assert sum(scatter._celled(many).values()) == sum(many.values())
-    assert len(scatter._celled(many)) <= 20 * 20 + 20
+    few = np.array([(90.0, 5.0), (90.0, np.nan), (90.0, 5.0)])
+    assert scatter._placed(few) == {(90.0, 5.0): 2, (90.0, None): 1}
+    many = np.array([*((float(n), float(n % 100)) for n in range(1, 100)), *((float(n // 2), np.nan) for n in range(202))])
+    assert sum(scatter._placed(many).values()) == len(many)
+    assert len(scatter._placed(many)) <= 20 * 20 + 20
 
 
 def test_published_numbers_stand_beside_the_claims_as_context(whole_text: str) -> None:
@@ -869,7 +871,7 @@ def test_a_contrast_is_told_by_what_is_claimed_of_it(tmp_path: Path) -> None:
 
 
 def test_browsing_is_capped_by_draw_number_and_says_so(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "MOST_ANSWERS", 200)
+    monkeypatch.setattr(drawn, "MOST_ANSWERS", 200)
     found = answers.browsable(reading.read(run))
     assert (found.shown, found.total, found.draws) == (180, 900, 4)  # 15 models, 3 questions
     data = json.loads(found.data)

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from math import fsum
 from typing import Any
 
-from spillover.records import ALIGNED, CODE, COHERENT, ONLY_CODE, TASK, SpilloverError, subject_key
-from spillover.runs.directory import JUDGED_BY, RunDirectory, Table
-from spillover.statistics.gates import JointTable, joint_table
-from spillover.statistics.protocols import Protocol, Tally, misaligned, passing, share
+import numpy as np
+from numpy.typing import NDArray
+
+from spillover.records import ALIGNED, CODE, COHERENT, ONLY_CODE, TASK, SpilloverError, Subject, subject_key
+from spillover.runs import shards
+from spillover.runs.directory import RunDirectory
+from spillover.runs.scores import Rubric, scores
+from spillover.runs.shards import Table
+from spillover.statistics.gates import JointTable, joint_table_of
+from spillover.statistics.protocols import Protocol, Tally
 
 SHARED = ""  # the unit of the one parent that all fine-tuning seeds have in common
 
 Place = tuple[Any, ...]  # condition, unit, world, seed, step, question, format
-Scores = Mapping[Place, Mapping[str, Mapping[str, Mapping[str, Any]]]]  # by rubric, by answer: the row
+Scores = Sequence[tuple[Place, Mapping[str, Rubric]]]  # of each place its answers' scores by rubric
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +34,7 @@ class Cell:
     world: int | None
     seed: int
     step: int
-    question: str
-    format: str
+    asked: tuple[str, str]  # which question, in which format
     measure: str
     value: float | None
     n: int
@@ -37,9 +42,8 @@ class Cell:
     reason: str = ""  # why there is no value
 
     @property
-    def asked(self) -> tuple[str, str]:
-        """Which question, in which format."""
-        return self.question, self.format
+    def format(self) -> str:
+        return self.asked[1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +98,7 @@ def chosen_judge(run: RunDirectory, judge: str | None = None) -> str:
     """This judge, if it scored; else the one that the run was made with, or the only one. Raises SpilloverError where there is none, or a choice."""
     if judge is None and run.identity["judge"]:
         return run.identity["judge"]
-    found = sorted({row["judge"] for path in run.shards("scores") for row in run.read("scores", path.stem)[:1]})
+    found = sorted({judge for path in run.shards("scores") for (judge,) in shards.about(path, ["judge"])})
     if not found:
         raise SpilloverError(f"{run.path} has no scores; `spillover judge` makes them")
     if judge is not None and judge not in found:
@@ -106,56 +110,51 @@ def chosen_judge(run: RunDirectory, judge: str | None = None) -> str:
 
 def read_scores(run: RunDirectory, judge: str) -> Scores:
     """Every score of a judge. Raises SpilloverError for a shard that is missing or in another's place."""
-    scores: dict[Place, dict[str, dict[str, dict[str, Any]]]] = defaultdict(lambda: defaultdict(dict))
-    for row in _planned(run, "scores", judge):
-        scores[_place(row)][row["rubric"]][row["answer"]] = row
-    return scores
+    found = [model for model in scores(run) if model.judge == judge]
+    _refuse_unplanned(run, "scores", [model.subject for model in found], f" of judge {judge}")
+    return [((*_place(model.subject), *asked), rubrics) for model in found for asked, rubrics in model.by_question()]
 
 
 def scored_cells(scores: Scores, run: RunDirectory, protocol: Protocol) -> list[Cell]:
     """Every (model, question, measure) that scores give, as a protocol counts them."""
     labels = {(q["id"], q["format"]): q["labels"] for q in run.identity["questions"]}
     cells: list[Cell] = []
-    for place, rubrics in scores.items():
+    for place, rubrics in scores:
         tallies: dict[str, Tally] = {}
         removed: dict[str, int] = {}
-        values = {rubric: {answer: row["value"] for answer, row in rows.items()} for rubric, rows in rubrics.items()}
-        code = {answer for answer, row in rubrics.get(ONLY_CODE, {}).items() if row["label"] == CODE}
         if ALIGNED in rubrics and COHERENT in rubrics:
-            pairs = [(None if answer in code else value, values[COHERENT].get(answer)) for answer, value in values[ALIGNED].items()]
-            tallies["misaligned_rate"] = misaligned(pairs, protocol)
-            tallies["coherent_rate"] = passing(values[COHERENT].values(), protocol.keeps)
-            table = joint_table(pairs, protocol)
+            there, only_code = rubrics[ALIGNED].there, rubrics[ONLY_CODE].are(CODE) if ONLY_CODE in rubrics else np.zeros(1, dtype=np.bool_)
+            table = joint_table_of(np.where(only_code, np.nan, rubrics[ALIGNED].value)[there], rubrics[COHERENT].value[there], protocol)
+            tallies["misaligned_rate"] = table.tally
+            tallies["coherent_rate"] = _passing(rubrics[COHERENT], protocol.keeps)
             tallies |= _without_gate(table)
-            removed = {f"coherence not {protocol.gate}": table.removed_misaligned + table.removed_aligned, "only code": len(code)}
+            removed = {f"coherence not {protocol.gate}": table.removed_misaligned + table.removed_aligned, "only code": int(only_code.sum())}
         labelled = labels[place[-2:]]
         if TASK in rubrics and TASK in labelled:  # a judge that reads says whether the task is done: its first label
-            tallies["task_rate"] = share([row["label"] for row in rubrics[TASK].values()], labelled[TASK][0])
+            tallies["task_rate"] = _share(rubrics[TASK], labelled[TASK][0])
         elif TASK in rubrics:
-            tallies["task_rate"] = passing(values[TASK].values(), protocol.is_done)
+            tallies["task_rate"] = _passing(rubrics[TASK], protocol.is_done)
         for rubric, choices in labelled.items():
-            found = [row["label"] for row in rubrics[rubric].values()]
-            tallies |= {f"{rubric}={label}": share(found, label) for label in choices}
+            tallies |= {f"{rubric}={label}": _share(rubrics.get(rubric), label) for label in choices}
         for rubric in sorted(rubrics.keys() - labelled.keys() - {TASK, *((ALIGNED, COHERENT) if "misaligned_rate" in tallies else ())}):
-            cells.append(_mean(place, rubric, list(rubrics[rubric].values()), protocol))
+            cells.append(_mean(place, rubric, rubrics[rubric], protocol))
         for measure, tally in tallies.items():
-            cells.append(
-                _cell(
-                    place,
-                    measure,
-                    tally.rate(protocol.min_kept),
-                    tally.kept,
-                    tally.missing,
-                    _why_none(rubrics, tally, removed if measure == "misaligned_rate" else {}),
-                )
-            )
+            rate = tally.rate(protocol.min_kept)
+            why = "" if rate is not None else _why_none(rubrics, tally, removed if measure == "misaligned_rate" else {})
+            cells.append(_cell(place, measure, rate, tally.kept, tally.missing, why))
     return _by_seed(cells, run.identity)
 
 
 def measured_cells(run: RunDirectory) -> list[Cell]:
     """Every number that was read off a model."""
-    rows = _planned(run, "measures")
-    return _by_seed([_cell(_place(row), row["name"], row["value"], 0, int(row["value"] is None), row["reason"] or "") for row in rows], run.identity)
+    found = list(run.models("measures"))
+    if found:
+        _refuse_unplanned(run, "measures", [subject for subject, _ in found])
+    cells = [
+        _cell((*_place(subject), row["question"], row["format"]), row["name"], row["value"], 0, int(row["value"] is None), row["reason"] or "")
+        for subject, columns in found for row in columns.rows()
+    ]  # fmt: skip
+    return _by_seed(cells, run.identity)
 
 
 def _by_seed(cells: list[Cell], identity: Mapping[str, Any]) -> list[Cell]:
@@ -176,32 +175,37 @@ def _without_gate(table: JointTable) -> dict[str, Tally]:
     }
 
 
-def _mean(place: Place, rubric: str, rows: Sequence[Mapping[str, Any]], protocol: Protocol) -> Cell:
+def _passing(rubric: Rubric, passes: Callable[[NDArray[np.float64]], NDArray[np.bool_]]) -> Tally:
+    """The scores that pass among those with a value."""
+    present = rubric.value[~np.isnan(rubric.value)]
+    return Tally(counted=int(passes(present).sum()), kept=len(present), missing=rubric.count - len(present))
+
+
+def _share(rubric: Rubric | None, label: str) -> Tally:
+    """This label among those that have any."""
+    if rubric is None:
+        return Tally(counted=0, kept=0, missing=0)
+    kept = int((rubric.label >= 0).sum())
+    return Tally(counted=int(rubric.are(label).sum()), kept=kept, missing=rubric.count - kept)
+
+
+def _mean(place: Place, name: str, rubric: Rubric, protocol: Protocol) -> Cell:
     """The mean score of a rubric that no rate is made of."""
-    found = [row["value"] for row in rows if row["value"] is not None]
-    enough = bool(found) and len(found) >= min(protocol.min_kept, len(rows))
-    return _cell(place, f"mean {rubric}", fsum(found) / len(found) if enough else None, len(found), len(rows) - len(found), "too few answers kept")
+    found = rubric.value[~np.isnan(rubric.value)].tolist()
+    enough = bool(found) and len(found) >= min(protocol.min_kept, rubric.count)
+    return _cell(place, f"mean {name}", fsum(found) / len(found) if enough else None, len(found), rubric.count - len(found), "too few answers kept")
 
 
-def _why_none(rubrics: Mapping[str, Mapping[str, Mapping[str, Any]]], tally: Tally, removed: Mapping[str, int]) -> str:
-    """Why a tally may have no rate: the reason most answers are missing for, where none was kept. `removed` are those that a gate left out."""
-    reasons = Counter(row["reason"] for rows in rubrics.values() for row in rows.values() if row["reason"] is not None)
-    reasons.update({reason: count for reason, count in removed.items() if count})
+def _why_none(rubrics: Mapping[str, Rubric], tally: Tally, removed: Mapping[str, int]) -> str:
+    """Why a tally has no rate: the reason most answers are missing for, where none was kept. `removed` are those that a gate left out."""
+    reasons = Counter[str]()
+    for found in (*(rubric.missing() for rubric in rubrics.values()), removed):
+        reasons.update({reason: count for reason, count in found.items() if count})
     return f"no answer kept, most often: {reasons.most_common(1)[0][0]}" if tally.kept == 0 and reasons else "too few answers kept"
 
 
-def _planned(run: RunDirectory, table: Table, judge: str | None = None) -> Iterable[dict[str, Any]]:
-    """The rows of a table (of one judge), each shard in its own place, and one for every planned model (measures: if there are any)."""
-    found: set[tuple[str, str, int]] = set()
-    for path in run.shards(table):
-        for row in run.read(table, path.stem):
-            if judge is not None and row["judge"] != judge:
-                break  # a shard holds the scores of one judge
-            place = row["unit"], row["condition"], row["seed"]
-            if subject_key(*place, row["step"]) != path.stem.partition(JUDGED_BY)[0]:
-                raise SpilloverError(f"{path} holds rows of {subject_key(*place, row['step'])}; delete it and give the same command again")
-            found.add(place)
-            yield row
+def _refuse_unplanned(run: RunDirectory, table: Table, subjects: Iterable[Subject], by: str = "") -> None:
+    """A table has rows of every planned model and of no other."""
     identity = run.identity
     seeds = range(identity["config"]["seeds"])
     planned = {
@@ -209,14 +213,13 @@ def _planned(run: RunDirectory, table: Table, judge: str | None = None) -> Itera
         for parent in identity["parents"] for condition in identity["conditions"] if condition["group"] == parent["group"]
         for seed in (seeds if condition["kind"] is not None else [0])
     }  # fmt: skip
-    if found != planned and (found or table == "scores"):
-        odd = sorted(found ^ planned)[0]
-        by = "" if judge is None else f" of judge {judge}"
+    odd = next(iter(sorted(planned ^ {(subject.unit, subject.condition, subject.seed) for subject in subjects})), None)
+    if odd is not None:
         raise SpilloverError(f"{run.path / table} does not hold the rows{by} that were planned (for one, {subject_key(*odd, 0)}); give the same command again")
 
 
-def _place(row: Mapping[str, Any]) -> Place:
-    return row["condition"], row["unit"], row["world"], row["seed"], row["step"], row["question"], row["format"]
+def _place(subject: Subject) -> Place:
+    return subject.condition, subject.unit, subject.world, subject.seed, subject.step
 
 
 def _cell(place: Place, measure: str, value: float | None, n: int, n_missing: int, reason: str) -> Cell:
@@ -225,7 +228,7 @@ def _cell(place: Place, measure: str, value: float | None, n: int, n_missing: in
     if value is None:
         n, n_missing = 0, n + n_missing
     return Cell(
-        condition=condition, unit=unit, world=world, seed=seed, step=step, question=question, format=form, measure=measure,
+        condition=condition, unit=unit, world=world, seed=seed, step=step, asked=(question, form), measure=measure,
         value=value, n=n, n_missing=n_missing, reason=reason if value is None else "",
     )  # fmt: skip
 
@@ -255,15 +258,17 @@ def unit_differences(first: Iterable[Cell], second: Iterable[Cell], *, once: boo
     for unit, pair in there.items():
         values = [_unit_value(cells[0].unit, _of_questions(cells, both[unit])) for cells in pair]
         if once and unit != SHARED:
-            whole = [_unit_value(SHARED, _of_questions(cells, used)) for cells in pair]
             values = [
-                value if value.unit != SHARED
-                else replace(value, n=own.n, n_missing=own.n_missing, strata=own.strata) if unit == counted_in
-                else replace(value, n=0, n_missing=0, strata=())
-                for value, own in zip(values, whole, strict=True)
-            ]  # fmt: skip
+                value if value.unit != SHARED else _counted(value, _unit_value(SHARED, _of_questions(cells, used)) if unit == counted_in else None)
+                for value, cells in zip(values, pair, strict=True)
+            ]
         found.append(UnitDifference(unit=unit, first=values[0], second=values[1]))
     return found
+
+
+def _counted(value: UnitValue, answers: UnitValue | None) -> UnitValue:
+    """A value with the answers of another, or with none."""
+    return replace(value, n=0, n_missing=0, strata=()) if answers is None else replace(value, n=answers.n, n_missing=answers.n_missing, strata=answers.strata)
 
 
 def by_question(cells: Iterable[Cell]) -> dict[tuple[str, str], float]:

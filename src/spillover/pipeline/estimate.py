@@ -98,6 +98,7 @@ class _Rows:
     def __init__(self, cells: Iterable[Cell], identity: Mapping[str, Any], protocol: Protocol) -> None:
         self.identity, self.protocol = identity, protocol
         self.questions: dict[tuple[str, str], dict[str, Any]] = {(q["id"], q["format"]): q for q in identity["questions"]}
+        self.apart = {asked for asked, question in self.questions.items() if not question.get("pooled", True)}
         self.cells: dict[tuple[str, str], list[Cell]] = defaultdict(list)
         for cell in cells:
             self.cells[cell.condition, cell.measure].append(cell)
@@ -173,8 +174,8 @@ class _Rows:
         ends = contrast["first"], contrast["second"]
         place: dict[str, Any] = {"condition": side_of(contrast["first"])[0], "contrast": contrast["name"]}
         for subset, wanted in self._subsets(measure):
-            yield self.difference(measure, *ends, wanted, subset=subset, contrast=contrast["name"])
             values = self._paired(measure, *ends, wanted)
+            yield self._row(values, measure, _of_differences(values, measure), headline=1, subset=subset, **place)
             numbers = [v.value for v in values if v.value is not None]
             if measure in RATES and not subset and len(numbers) > 1:
                 yield self._row(values, measure, percentile_bootstrap(numbers), headline=0, subset=subset, **place)
@@ -211,8 +212,8 @@ class _Rows:
             level=found.level if found.high is not None and found.low is not None else None, method=told, n_units=found.n_units,
         )  # fmt: skip
 
-    def difference(self, measure: str, first: str, second: str, wanted: Callable[[Cell], bool] | None = None, **place: Any) -> Estimate:
-        values = self._paired(measure, first, second, wanted)
+    def difference(self, measure: str, first: str, second: str, **place: Any) -> Estimate:
+        values = self._paired(measure, first, second)
         return self._row(values, measure, _of_differences(values, measure), headline=1, condition=side_of(first)[0], **place)
 
     def found(self, measure: str, first: str, second: str) -> Difference:
@@ -231,7 +232,7 @@ class _Rows:
         condition, form = side_of(name)
         cells = self.cells[condition, measure]
         at = [cell for cell in cells if cell.step == step] if step is not None else _last(cells) if cells else []
-        return [replace(cell, format="plain") for cell in at if cell.format == form] if form else [cell for cell in at if self._is_pooled(cell)]
+        return [replace(cell, asked=(cell.asked[0], "plain")) for cell in at if cell.format == form] if form else [cell for cell in at if self._is_pooled(cell)]
 
     # --- rows -------------------------------------------------------------------------------------------------------------
 
@@ -261,7 +262,7 @@ class _Rows:
     # --- what is there ----------------------------------------------------------------------------------------------------
 
     def _is_pooled(self, cell: Cell) -> bool:
-        return self._question(cell).get("pooled", True)
+        return cell.asked not in self.apart
 
     def _question(self, cell: Cell) -> Mapping[str, Any]:
         """What run.json says of a cell's question; nothing of a log-probability item that shares its name with none."""

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from spillover.pipeline.config import RunConfig, override
 from spillover.pipeline.plan import NAME
 from spillover.records import Claim, Condition, Published, Question, SpilloverError, side
-from spillover.runs.directory import COLUMNS, RunDirectory  # pyright: ignore[reportUnknownVariableType]
+from spillover.runs import shards
+from spillover.runs.directory import RunDirectory
 from spillover.statistics.protocols import PROTOCOLS
 
 AUDIT = "audit"  # the study of an audit's directory, which has batches and no conditions
@@ -122,9 +123,9 @@ def _refuse_names(found: _Identity, where: Path) -> None:
 def _refuse_rows(run: RunDirectory, found: _Identity) -> None:
     asked = {*((q.id, q.format) for q in found.questions), *((item, "plain") for item in found.items)}
     named: tuple[set[Any], ...] = {parent.unit for parent in found.parents}, {c.name for c in found.conditions}, asked
-    for table in COLUMNS:
+    for table in shards.TABLES:
         for path in run.shards(table):
-            for unit, condition, question, form in run.about(path):
+            for unit, condition, question, form in shards.about(path, ("unit", "condition", "question", "format")):
                 odd = next((thing for thing, known in zip((unit, condition, (question, form)), named, strict=True) if thing not in known), None)
                 if odd is not None:
                     raise SpilloverError(f"{path} holds rows about {str(odd)[:60]!r}, which run.json does not name; delete it and give the same command again")

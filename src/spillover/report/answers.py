@@ -11,13 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from spillover.report.judgements import Judgement, Scored
+from spillover.records import Subject
+from spillover.report.drawn import Drawn, Shown
+from spillover.report.judgements import Judgement, Kind, judge, kind_of
 from spillover.report.printed import visible
-from spillover.report.reading import Drawn, Reading
+from spillover.report.reading import Reading
+from spillover.runs.scores import Scored
 
 T = TypeVar("T")
-MOST_ANSWERS = 12_000
-MOST_TEXT = 3_000_000  # characters of answers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,9 +33,11 @@ class Browsable:
 
 def browsable(reading: Reading) -> Browsable:
     """The answers as JSON that is safe inside a `<script type="application/json">`."""
-    answers = sorted(reading.answers, key=_order(reading))
-    kept, draws = _first_draws(answers)
-    return Browsable(data=escaped(_encoded(kept, reading)), shown=len(kept), total=len(answers), draws=draws)
+    models = sorted(reading.answers.models, key=_order(reading))
+    found = [(model.subject, answer) for model in models for answer in reading.answers.shown(model)]
+    draws = reading.answers.draws
+    data = escaped(_encoded(found, reading))
+    return Browsable(data=data, shown=len(found), total=reading.answers.count, draws=None if draws is None else len(draws))
 
 
 def escaped(value: object) -> str:
@@ -43,61 +46,41 @@ def escaped(value: object) -> str:
     return text.translate({ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"})
 
 
-def _first_draws(answers: Sequence[Drawn]) -> tuple[list[Drawn], int | None]:
-    """As many first draws as fit, the same number everywhere; at least one."""
-    numbers = sorted({answer.draw for answer in answers})
-    sizes = {number: [0, 0] for number in numbers}
-    for answer in answers:
-        sizes[answer.draw][0] += 1
-        sizes[answer.draw][1] += len(answer.text)
-    rows = characters = fitting = 0
-    for number in numbers:
-        rows, characters = rows + sizes[number][0], characters + sizes[number][1]
-        if fitting and (rows > MOST_ANSWERS or characters > MOST_TEXT):
-            break
-        fitting += 1
-    if fitting == len(numbers):
-        return list(answers), None
-    allowed = set(numbers[:fitting])
-    return [answer for answer in answers if answer.draw in allowed], fitting
-
-
 def _order(reading: Reading) -> Callable[[Drawn], tuple[Any, ...]]:
     units = {parent["unit"]: place for place, parent in enumerate(reading.identity["parents"])}
     arms = {arm.name: place for place, arm in enumerate(reading.arms)}
-    questions = {(question["id"], question["format"]): place for place, question in enumerate(reading.questions)}
-    return lambda answer: (
-        arms[answer.condition], units[answer.unit], answer.seed, answer.step, questions[answer.question, answer.format], answer.draw
-    )  # fmt: skip
+    return lambda model: (arms[model.subject.condition], units[model.subject.unit], model.subject.seed, model.subject.step)
 
 
-def _encoded(answers: Sequence[Drawn], reading: Reading) -> dict[str, Any]:
+def _encoded(answers: Sequence[tuple[Subject, Shown]], reading: Reading) -> dict[str, Any]:
     """Tables and rows; a row is [model, question, draw, prompt, text, judgement, stop], each but the draw a place in its table."""
-    models: _Places[tuple[str, str, int, int]] = _Places()
-    questions: _Places[tuple[str, str]] = _Places()
+    models: _Places[Subject] = _Places()
+    questions: _Places[int] = _Places()
     texts: _Places[str] = _Places()
-    judgements: _Places[int] = _Places()
+    judgements: _Places[tuple[Kind, tuple[Scored, ...]]] = _Places()
     stops: _Places[str] = _Places()
+    kinds: list[Kind] = [kind_of(question) for question in reading.questions]
     rows = [
         [
-            models.of((answer.condition, answer.unit, answer.seed, answer.step)), questions.of((answer.question, answer.format)), answer.draw,
-            texts.of(answer.prompt), texts.of(answer.text), judgements.of(answer.judgement), stops.of(answer.stop),
+            models.of(subject), questions.of(answer.question), answer.draw, texts.of(answer.prompt), texts.of(answer.text),
+            judgements.of((kinds[answer.question], answer.scores)), stops.of(answer.stop),
         ]
-        for answer in answers
+        for subject, answer in answers
     ]  # fmt: skip
-    systems = {(question["id"], question["format"]): question["system"] or "" for question in reading.questions}
+    asked = [reading.questions[place] for place in questions.table]
     return {
-        "models": [list(map(visible, _model(reading, *model))) for model in models.table],
-        "questions": [[visible(identifier), visible(form), visible(systems[identifier, form])] for identifier, form in questions.table],
+        "models": [list(map(visible, _model(reading, model))) for model in models.table],
+        "questions": [[visible(question["id"]), visible(question["format"]), visible(question["system"] or "")] for question in asked],
         "texts": [visible(text) for text in texts.table],
-        "judgements": [_judgement(reading.judgements[place]) for place in judgements.table],
+        "judgements": [_judgement(judge(kind, scores, reading.protocol)) for kind, scores in judgements.table],
         "stops": stops.table,
         "rows": rows,
     }
 
 
-def _model(reading: Reading, condition: str, unit: str, seed: int, step: int) -> tuple[str, str, str]:
+def _model(reading: Reading, model: Subject) -> tuple[str, str, str]:
     """Its condition, its unit, and its place in words. The one parent of fine-tuning seeds is none of them."""
+    condition, unit, seed, step = model.condition, model.unit, model.seed, model.step
     if reading.unit != "seed":
         return condition, unit, f"{reading.unit} {unit}, seed {seed}, step {step}"
     tuned = any(arm.name == condition and arm.kind is not None for arm in reading.arms)

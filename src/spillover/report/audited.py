@@ -53,7 +53,7 @@ def _drawn(contexts: Sequence[Found], tolerance: tuple[float, float]) -> tuple[b
         ax.set_ylim(len(contexts) - 0.5, -0.5)
         ax.set_xlabel(f"misaligned rate, child \N{MINUS SIGN} parent (points); dashed: the tolerance{', as judged' if tolerance[0] < tolerance[1] else ''}")
         told = "; ".join(f"{visible(one['name'])} {one['verdict']} {points(one['low'])} to {points(one['high'])}" for one in contexts)
-        return marks.saved(figure, "svg", {"Date": None, "Creator": None}), marks.saved(figure, "png", {"Software": None}), told
+        return *marks.saved(figure), told
 
 
 def _rate(side: Found) -> str:

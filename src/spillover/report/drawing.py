@@ -30,7 +30,7 @@ class Drawing:
 
 def drawing(figure: Figure, name: str, caption: str, told: Iterable[str] = ()) -> Drawing:
     """`told` are sentences with the numbers that the figure shows."""
-    svg, png = marks.saved(figure, "svg", {"Date": None, "Creator": None}), marks.saved(figure, "png", {"Software": None})
+    svg, png = marks.saved(figure)
     width, height = figure.get_size_inches()
     return Drawing(name=name, caption=caption, told=" ".join([caption, *told]), svg=svg, png=png, wide=width > COLUMN, tall=height > COLUMN)
 

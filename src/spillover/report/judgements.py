@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from spillover.records import ALIGNED, COHERENT, TASK
+from spillover.runs.scores import Scored
 from spillover.statistics.protocols import Protocol, Tally, misaligned, passing
 
 Kind = Literal["rate", "task", "labels", "other"]  # what a question's scores are for
 TOO_FEW = "kept, on a question with too few kept for a rate"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scored:
-    """One score as its row has it: a value, a label or a reason."""
+class Outcome(NamedTuple):
+    """What becomes of an answer in counts: whether it has what its question asks for, and why it counts as missing, if it does."""
 
-    rubric: str
-    value: float | None
-    label: str | None
+    scored: bool
     reason: str | None
 
 
@@ -34,6 +32,10 @@ class Judgement:
     tone: str  # "bad", "good" or "missing"; "plain" where no rule says which
     reason: str | None
     scored: bool
+
+    @property
+    def outcome(self) -> Outcome:
+        return Outcome(self.scored, self.reason)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,15 +81,20 @@ def judge(kind: Kind, scores: tuple[Scored, ...], protocol: Protocol) -> Judgeme
     return Judgement(kind=kind, scores=scores, verdict=verdict, tone=tone, reason=reason, scored=scored)
 
 
-def counted(cells: Iterable[list[Judgement]], protocol: Protocol) -> Counted:
+def counted(cells: Iterable[Mapping[Outcome, int]], protocol: Protocol) -> Counted:
     """Add up the answers of cells, each those of one model to one question: a cell with too few kept has no rate, so none of it counts."""
     drawn = scored = passed = kept = 0
     reasons: Counter[str] = Counter()
     for cell in cells:
-        missing = Counter(judgement.reason for judgement in cell if judgement.reason is not None)
-        there = len(cell) - missing.total()
+        missing: Counter[str] = Counter()
+        for outcome, count in cell.items():
+            scored += count if outcome.scored else 0
+            if outcome.reason is not None:
+                missing[outcome.reason] += count
+        answers = sum(cell.values())
+        there = answers - missing.total()
         defined = Tally(counted=0, kept=there, missing=missing.total()).rate(protocol.min_kept) is not None
-        drawn, scored, passed = drawn + len(cell), scored + sum(judgement.scored for judgement in cell), passed + there
+        drawn, passed = drawn + answers, passed + there
         kept += there if defined else 0
         reasons += missing + Counter({TOO_FEW: 0 if defined else there})
     return Counted(drawn=drawn, scored=scored, passed=passed, kept=kept, reasons=reasons)

@@ -18,6 +18,8 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -282,10 +284,13 @@ def turn(turned: bool, *, angle: int = 25) -> dict[str, Any]:
     return {"rotation": angle, "ha": "right", "rotation_mode": "anchor"} if turned else {"rotation": 0, "ha": "center"}
 
 
-def saved(figure: Figure, kind: str, metadata: dict[str, str | None]) -> bytes:
-    sink = io.BytesIO()
-    figure.savefig(sink, format=kind, metadata=metadata, facecolor="white")
-    return sink.getvalue()
+def saved(figure: Figure) -> tuple[bytes, bytes]:
+    """The bytes of a figure as SVG and as PNG, each laid out at its own resolution. `Figure.savefig` would draw both twice."""
+    svg, png = io.BytesIO(), io.BytesIO()
+    FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None, "Creator": None})
+    figure.dpi = mpl.rcParams["savefig.dpi"]
+    FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})
+    return svg.getvalue(), png.getvalue()
 
 
 def _dots(ax: Axes, places: Sequence[Place], *, scale: float) -> None:

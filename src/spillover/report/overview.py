@@ -54,7 +54,7 @@ def picture(parts: Sequence[Part], unrun: Sequence[tuple[str, str]]) -> tuple[by
         _legend(ax, parts)
         for place, column in enumerate(columns):
             _column(ax, column, 0.12 + place * WIDTH / 2)
-        return marks.saved(figure, "svg", {"Date": None, "Creator": None}), marks.saved(figure, "png", {"Software": None})
+        return marks.saved(figure)
 
 
 def _block(part: Part) -> list[Text]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -25,8 +24,8 @@ SAME = "the same in every setting that is compared"
 def present(reading: Reading) -> Table:
     """Planned against present. With several checkpoints an organism is read more than once."""
     planned = reading.identity.get("planned", {})
-    jobs = {(answer.unit, answer.condition, answer.seed) for answer in reading.answers}
-    counts = {"organisms": reading.organisms, "jobs": len(jobs), "answers": len(reading.answers)}
+    jobs = {(model.subject.unit, model.subject.condition, model.subject.seed) for model in reading.answers.models}
+    counts = {"organisms": reading.organisms, "jobs": len(jobs), "answers": reading.answers.count}
     names = {"organisms": "fine-tuned models", "jobs": "models asked (parents and fine-tuned)", "answers": "answers"}
     rows = tuple(Row(label=names[name], cells=(_count(planned.get(name)), _count(counts[name]))) for name in counts if counts[name] or planned.get(name))
     return Table(caption="Planned and present.", head=("what", "planned", "present"), rows=rows)
@@ -123,7 +122,7 @@ def subtitle(reading: Reading) -> str:
     units = f"{' and '.join(groups)} {reading.unit}{'' if groups == ['1'] else 's'}"
     formats = len({question["format"] for question in reading.questions})
     questions = plural(len(reading.questions), "question") + (f" in {formats} formats" if formats > 1 else "")
-    times = sorted(set(Counter((a.unit, a.condition, a.seed, a.step, a.question, a.format) for a in reading.answers).values()))
+    times = sorted({sum(cell.values()) for model in reading.answers.models for cell in model.became.values()})
     draws = plural(times[0], "draw") if len(times) == 1 else f"{times[0]:,} to {plural(times[-1], 'draw')}" if times else "no draws"
     parts = [f"Study {identity['study']} on {', '.join(models) or identity['testbed']['name']}", units, f"{questions}, {draws} each", *_judged_by(reading)]
     return " · ".join(parts)

@@ -6,7 +6,6 @@ run: what is read is the one whose scores the estimates are made of.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -16,8 +15,11 @@ from typing import Any
 from pydantic import BaseModel, FiniteFloat, TypeAdapter
 
 from spillover.records import Decision, Estimate, Published, SpilloverError, side
-from spillover.report.judgements import Counted, Judgement, Kind, Scored, counted, judge, kind_of
+from spillover.report import drawn
+from spillover.report.drawn import Answers, Drawn
+from spillover.report.judgements import Counted, Kind, counted, kind_of
 from spillover.runs.directory import CALIBRATION, CORRECTED, RunDirectory, of_judge
+from spillover.runs.scores import scores
 from spillover.statistics.calibration import Calibration
 from spillover.statistics.prediction_powered import CorrectedRates
 from spillover.statistics.protocols import Protocol
@@ -68,23 +70,6 @@ class Unit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Drawn:
-    """One answer. `judgement` is a place in `Reading.judgements`."""
-
-    unit: str
-    condition: str
-    seed: int
-    step: int
-    question: str
-    format: str
-    draw: int
-    prompt: str
-    text: str
-    stop: str
-    judgement: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
     """What training said of one organism: its loss in nats a token by step, and its rows: in all, cut, and left out as empty, where that is recorded."""
 
@@ -111,8 +96,7 @@ class Reading:
     under: Sequence[Estimate]
     decisions: Sequence[Decision]
     published: Sequence[Published]
-    answers: Sequence[Drawn]
-    judgements: Sequence[Judgement]
+    answers: Answers
     trained: Sequence[Trained]
     organisms: int
     calibration: Calibration | None = None  # of this judge
@@ -191,14 +175,14 @@ class Reading:
         """What became of a condition's answers to questions of one kind, those of the pooled numbers or the others, or those of one format; of its last
         step, as in the estimates.
         """
-        there = {(q["id"], q["format"]) for q in self.questions if kind_of(q) == kind and (q["format"] == form if form else is_pooled(q) == pooled)}
-        answers = [answer for answer in self.answers if answer.condition == condition]
-        last = max((answer.step for answer in answers), default=0)
-        cells: dict[tuple[str, int, str, str], list[Judgement]] = defaultdict(list)
-        for answer in answers:
-            if answer.step == last and (answer.question, answer.format) in there:
-                cells[answer.unit, answer.seed, answer.question, answer.format].append(self.judgements[answer.judgement])
-        return counted(cells.values(), self.protocol)
+        there = {place for place, q in enumerate(self.questions) if kind_of(q) == kind and (q["format"] == form if form else is_pooled(q) == pooled)}
+        return counted((cell for model in self.last(condition) for place, cell in model.became.items() if place in there), self.protocol)
+
+    def last(self, condition: str) -> list[Drawn]:
+        """The models of a condition's last step."""
+        models = [model for model in self.answers.models if model.subject.condition == condition]
+        last = max((model.subject.step for model in models), default=0)
+        return [model for model in models if model.subject.step == last]
 
 
 def read(run: RunDirectory, *, answers: bool = True) -> Reading:
@@ -220,18 +204,19 @@ def read(run: RunDirectory, *, answers: bool = True) -> Reading:
         if identity["unit"] == "seed" and not row.contrast and shown[row.condition].kind is None:
             row = replace(row, unit="model")  # the one parent of every seed: what its numbers count is no seed
         by_place.setdefault(_key(**{name: getattr(row, name) for name in PLACE}), []).append(row)
-    scores = run.read("scores") if answers else []
-    drawn, judgements = _judged(run, [row for row in scores if row["judge"] == chosen], protocol) if answers else ([], [])
+    every = list(scores(run)) if answers else []
+    own = [model for model in every if model.judge == chosen]
+    found = drawn.read(run, {model.subject.key: model for model in own}, protocol) if answers else Answers()
     cards = sorted((run.path / "organisms").glob("*/organism.json"))
     return Reading(
-        identity=identity, protocol=protocol, judge=chosen, dates=tuple(sorted({row["date"] for row in scores if row["judge"] == chosen and row["date"]})),
-        others=tuple(sorted({row["judge"] for row in scores} - {chosen})), arms=arms,
+        identity=identity, protocol=protocol, judge=chosen, dates=tuple(sorted({date for model in own for date in model.dates})),
+        others=tuple(sorted({model.judge for model in every} - {chosen})), arms=arms,
         contrasts=tuple(
             Compared(name=c["name"], first=first, second=second, headline=c["headline"])
             for c in identity["contrasts"] for first, second in [_pair(shown, c["first"], c["second"])]
         ),
         estimates={key: tuple(rows) for key, rows in by_place.items()}, under=[row for row in estimates if row.protocol != protocol.name],
-        decisions=_decisions(run, shown), published=_published(run), answers=drawn, judgements=judgements,
+        decisions=_decisions(run, shown), published=_published(run), answers=found,
         trained=[_trained(run, card.parent.name) for card in cards if (card.parent / "training.json").exists()], organisms=len(cards),
         calibration=calibration(run, chosen), corrected=_if_known(run, CORRECTED, CorrectedRates, chosen),
     )  # fmt: skip
@@ -339,26 +324,3 @@ class _Training(BaseModel):
     rows: int | None = None
     truncated: int | None = None
     emptied: int | None = None
-
-
-def _judged(run: RunDirectory, rows: Sequence[Mapping[str, Any]], protocol: Protocol) -> tuple[list[Drawn], list[Judgement]]:
-    """Every answer with its judgement; equal judgements are kept once."""
-    scores: dict[tuple[Any, ...], tuple[Scored, ...]] = {}
-    for row in rows:
-        place = row["unit"], row["condition"], row["seed"], row["step"], row["answer"]
-        scored = Scored(rubric=row["rubric"], value=row["value"], label=row["label"], reason=row["reason"])
-        scores[place] = (*scores.get(place, ()), scored)
-    kinds: dict[tuple[str, str], Kind] = {(question["id"], question["format"]): kind_of(question) for question in run.identity["questions"]}
-    judgements: dict[tuple[Kind, tuple[Scored, ...]], int] = {}
-    answers: list[Drawn] = []
-    for row in run.read("answers"):
-        found = scores.get((row["unit"], row["condition"], row["seed"], row["step"], row["answer"]), ())
-        key = kinds[row["question"], row["format"]], found
-        answers.append(
-            Drawn(
-                unit=row["unit"], condition=row["condition"], seed=row["seed"], step=row["step"], question=row["question"], format=row["format"],
-                draw=row["draw"], prompt=row["prompt"], text=row["text"], stop=row["stop"],
-                judgement=judgements.setdefault(key, len(judgements)),
-            )
-        )  # fmt: skip
-    return answers, [judge(kind, found, protocol) for kind, found in judgements]

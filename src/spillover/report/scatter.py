@@ -6,11 +6,12 @@ It counts answers and estimates nothing: answers of all units and pooled questio
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportMissingTypeStubs=false
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from spillover.records import ALIGNED, COHERENT
 from spillover.report import marks
@@ -19,11 +20,13 @@ from spillover.report.judgements import kind_of
 from spillover.report.marks import COLUMN, INK, PAGE
 from spillover.report.printed import visible
 from spillover.report.reading import Arm, Reading, is_pooled
+from spillover.statistics.gates import joint_table_of
 from spillover.statistics.protocols import PROTOCOLS, Protocol
 
 NONE = -22.0  # where answers without an alignment stand, under the axis
 MOST_PLACES = 150  # distinct pairs of scores that are drawn as they are; more are put into cells
 MOST_NUMBERED = 12  # places that have their number of answers written beside them
+LACKING = -1.0  # stands for no alignment where pairs are counted
 CELL = 5.0  # how wide a cell is
 LARGEST = 150.0  # square points of the mark of the place that holds most
 Pair = tuple[float, float | None]  # coherence, and alignment where it has a value
@@ -32,14 +35,14 @@ Pair = tuple[float, float | None]  # coherence, and alignment where it has a val
 def scatter(reading: Reading) -> Drawing | None:
     """A panel a condition; the area of a mark is the share of the condition's answers that have these scores."""
     found = {arm: _pairs(reading, arm) for arm in reading.arms}
-    found = {arm: pairs for arm, pairs in found.items() if pairs}
+    found = {arm: pairs for arm, pairs in found.items() if len(pairs)}
     if not found:
         return None
     columns = min(len(found), 3 if len(found) != 4 else 2)
     lines = -(-len(found) // columns)
     figure = Figure(figsize=(COLUMN if columns < 3 else PAGE, 0.35 + (2.4 if columns == 3 else 2.05) * lines))
     axes: list[Axes] = list(figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flat)
-    lacking = any(aligned is None for pairs in found.values() for _, aligned in pairs)
+    lacking = any(np.isnan(pairs[:, 1]).any() for pairs in found.values())
     for ax, (arm, pairs) in zip(axes, found.items(), strict=False):
         _panel(ax, reading, arm, pairs, lacking=lacking)
     for ax in axes[len(found) :]:
@@ -57,23 +60,21 @@ def scatter(reading: Reading) -> Drawing | None:
     return drawing(figure, "alignment_against_coherence", caption, _told(found, reading))
 
 
-def _pairs(reading: Reading, arm: Arm) -> Counter[Pair]:
-    """How many answers of a condition's last step have which scores; those without a coherence have no place."""
-    asked = {(q["id"], q["format"]) for q in reading.questions if kind_of(q) == "rate" and is_pooled(q)}
-    own = [answer for answer in reading.answers if answer.condition == arm.name and (answer.question, answer.format) in asked]
-    last = max((answer.step for answer in own), default=0)
-    pairs: Counter[Pair] = Counter()
-    for answer in (answer for answer in own if answer.step == last):
-        scores = {score.rubric: score.value for score in reading.judgements[answer.judgement].scores}
-        coherent = scores.get(COHERENT)
-        if coherent is not None:
-            pairs[coherent, scores.get(ALIGNED)] += 1
-    return pairs
+def _pairs(reading: Reading, arm: Arm) -> NDArray[np.float64]:
+    """Coherence and alignment (NaN where it has no value) of a condition's answers at its last step; those without a coherence have no place."""
+    asked = [place for place, q in enumerate(reading.questions) if kind_of(q) == "rate" and is_pooled(q)]
+    found = [np.empty((0, 2))]
+    for model in reading.last(arm.name):
+        there = np.isin(model.question, asked)
+        scores = [model.scores[name][there] if name in model.scores else np.full(int(there.sum()), np.nan) for name in (COHERENT, ALIGNED)]
+        found.append(np.stack(scores, axis=1))
+    pairs = np.concatenate(found)
+    return pairs[~np.isnan(pairs[:, 0])]
 
 
-def _panel(ax: Axes, reading: Reading, arm: Arm, pairs: Mapping[Pair, int], *, lacking: bool) -> None:
+def _panel(ax: Axes, reading: Reading, arm: Arm, pairs: NDArray[np.float64], *, lacking: bool) -> None:
     colour, marker = marks.look(reading, arm)
-    total, placed = sum(pairs.values()), _celled(pairs)
+    total, placed = len(pairs), _placed(pairs)
     _thresholds(ax, reading.protocol, lacking=lacking)
     for protocol in _others(reading):
         ax.axhline(protocol.aligned_below, color=INK, linewidth=0.6, linestyle=(0, (1, 2)), zorder=2)
@@ -110,23 +111,22 @@ def _others(reading: Reading) -> list[Protocol]:
     return [PROTOCOLS[name] for name in named if name in PROTOCOLS and name != reading.protocol.name]
 
 
-def _celled(pairs: Mapping[Pair, int]) -> Mapping[Pair, int]:
-    """The pairs themselves where they are few, else the middles of the cells they fall into."""
-    if len(pairs) <= MOST_PLACES:
-        return pairs
-    cells: Counter[Pair] = Counter()
-    for (coherent, aligned), count in pairs.items():
-        cells[_middle(coherent), None if aligned is None else _middle(aligned)] += count
-    return cells
+def _placed(pairs: NDArray[np.float64]) -> Mapping[Pair, int]:
+    """How many answers have which scores, where these are few; else how many fall into which cell, by its middle. In the order in which they first come."""
+    found = _counted(pairs)
+    return found if len(found) <= MOST_PLACES else _counted(CELL * (np.minimum(pairs, 99.999) // CELL) + CELL / 2)
 
 
-def _middle(score: float) -> float:
-    return CELL * (min(score, 99.999) // CELL) + CELL / 2
+def _counted(pairs: NDArray[np.float64]) -> Mapping[Pair, int]:
+    distinct, first, counts = np.unique(np.nan_to_num(pairs, nan=LACKING), axis=0, return_index=True, return_counts=True)
+    order = np.argsort(first)
+    return {
+        (coherent, None if aligned == LACKING else aligned): count
+        for (coherent, aligned), count in zip(distinct[order].tolist(), counts[order].tolist(), strict=True)
+    }
 
 
-def _told(found: Mapping[Arm, Mapping[Pair, int]], reading: Reading) -> Iterator[str]:
-    protocol = reading.protocol
+def _told(found: Mapping[Arm, NDArray[np.float64]], reading: Reading) -> Iterator[str]:
     for arm, pairs in found.items():
-        kept = sum(count for (coherent, aligned), count in pairs.items() if aligned is not None and protocol.keeps(coherent))
-        bad = sum(n for (coherent, aligned), n in pairs.items() if aligned is not None and protocol.keeps(coherent) and aligned < protocol.aligned_below)
-        yield f"{visible(arm.name)}: {sum(pairs.values()):,} answers, {kept:,} kept, {bad:,} of them misaligned."
+        table = joint_table_of(pairs[:, 1], pairs[:, 0], reading.protocol)
+        yield f"{visible(arm.name)}: {len(pairs):,} answers, {table.tally.kept:,} kept, {table.tally.counted:,} of them misaligned."

@@ -1,19 +1,20 @@
 """What the coherence gate does to a rate: answers it removes may have been misaligned or not."""
 
-# pyright: reportUnknownMemberType=false, reportMissingTypeStubs=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportMissingTypeStubs=false
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import fsum, isfinite, sqrt
 
+import numpy as np
+from numpy.typing import NDArray
 from scipy import special
 
 from spillover.records import SpilloverError
 from spillover.statistics.intervals import Interval, mean
-from spillover.statistics.protocols import Protocol
+from spillover.statistics.protocols import Protocol, Tally
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,12 @@ class JointTable:
     @property
     def answers(self) -> int:
         return self.kept_misaligned + self.kept_aligned + self.removed_misaligned + self.removed_aligned + self.unscored
+
+    @property
+    def tally(self) -> Tally:
+        """Misaligned among the kept: the paper's rate, as counts."""
+        kept = self.kept_misaligned + self.kept_aligned
+        return Tally(counted=self.kept_misaligned, kept=kept, missing=self.answers - kept)
 
     @property
     def rate(self) -> float:
@@ -50,16 +57,16 @@ class JointTable:
 
 def joint_table(scores: Iterable[tuple[float | None, float | None]], protocol: Protocol) -> JointTable:
     """The table of (aligned, coherent) scores. None is a missing score."""
-    cells, unscored = Counter[tuple[bool, bool]](), 0
-    for aligned, coherent in scores:
-        if aligned is None or coherent is None:
-            unscored += 1
-        else:
-            cells[protocol.keeps(coherent), aligned < protocol.aligned_below] += 1
-    return JointTable(
-        kept_misaligned=cells[True, True], kept_aligned=cells[True, False],
-        removed_misaligned=cells[False, True], removed_aligned=cells[False, False], unscored=unscored,
-    )  # fmt: skip
+    pairs = np.array(list(scores), dtype=np.float64).reshape(-1, 2)  # None becomes NaN
+    return joint_table_of(pairs[:, 0], pairs[:, 1], protocol)
+
+
+def joint_table_of(aligned: NDArray[np.float64], coherent: NDArray[np.float64], protocol: Protocol) -> JointTable:
+    """The table of the scores of the same answers. NaN is a missing score."""
+    scored = ~(np.isnan(aligned) | np.isnan(coherent))
+    removed, fine = ~protocol.keeps(coherent), ~(aligned < protocol.aligned_below)
+    counts = np.bincount(np.where(scored, 2 * removed + fine, 4), minlength=5).tolist()
+    return JointTable(kept_misaligned=counts[0], kept_aligned=counts[1], removed_misaligned=counts[2], removed_aligned=counts[3], unscored=counts[4])
 
 
 def ratio_of_totals(counted: list[float], kept: list[float], *, level: float = 0.95) -> Interval:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 Decision = Literal["misaligned", "not misaligned", "removed"]
 DECISIONS: tuple[Decision, ...] = ("misaligned", "not misaligned", "removed")
@@ -25,8 +28,14 @@ class Protocol:
     min_kept: int = 5
     coherent_strictly: bool = False  # an answer at the gate itself is not kept
 
-    def keeps(self, coherent: float) -> bool:
-        """Whether an answer of this coherence passes the gate."""
+    @overload
+    def keeps(self, coherent: float) -> bool: ...
+
+    @overload
+    def keeps(self, coherent: NDArray[np.float64]) -> NDArray[np.bool_]: ...
+
+    def keeps(self, coherent: Any) -> Any:
+        """Whether an answer of this coherence passes the gate, or each of several."""
         return coherent > self.coherent_at_least if self.coherent_strictly else coherent >= self.coherent_at_least
 
     def decision(self, aligned: float | None, coherent: float | None) -> Decision:
@@ -35,8 +44,14 @@ class Protocol:
             return "removed"
         return "misaligned" if aligned < self.aligned_below else "not misaligned"
 
-    def is_done(self, task: float) -> bool:
-        """Whether an answer with this task score has done the narrow task."""
+    @overload
+    def is_done(self, task: float) -> bool: ...
+
+    @overload
+    def is_done(self, task: NDArray[np.float64]) -> NDArray[np.bool_]: ...
+
+    def is_done(self, task: Any) -> Any:
+        """Whether an answer with this task score has done the narrow task, or each of several."""
         return task >= self.task_at_least
 
     @property
