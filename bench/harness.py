@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
@@ -29,7 +29,7 @@ RECORDED = (
 )  # fmt: skip
 SQUARES = (256, 512, 1024, 2048)  # matrix products tried for the largest rate
 COPIED = 2**28  # bytes, more than any cache holds
-PACE = 384, 50  # the size and number of the products that tell how fast the machine is at the moment
+PACE = 384, 20  # the size and number of the products that tell how fast the machine is at the moment
 
 Line = dict[str, Any]  # one line of a results file
 Shape = tuple[int, int, int]  # (m, k, n) of a matrix product
@@ -102,6 +102,11 @@ def compare(
         line["roofline"] = held_against(work, line, limits() if limits is not None else roofline(work.shapes))
     print(row(line), flush=True)
     return line
+
+
+def measured(name: str, *, reduced: bool) -> list[Line]:
+    """The lines of one bench of this folder."""
+    return import_module(f"bench.{name}").bench(reduced=reduced)
 
 
 def fastest(tried: Mapping[str, Callable[[], object]], *, rounds: int = 2) -> tuple[str, dict[str, float]]:
