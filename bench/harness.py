@@ -121,11 +121,7 @@ def fastest(tried: Mapping[str, Callable[[], object]], *, rounds: int = 2) -> tu
 def seconds(do: Callable[[], object]) -> float:
     """Wall seconds of one call, a GPU's work finished; garbage of what came before is not collected in it."""
     gc.collect()
-    _finish()
-    started = time.perf_counter()
-    do()
-    _finish()
-    return time.perf_counter() - started
+    return _clocked(do)
 
 
 def ratio(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
@@ -214,7 +210,15 @@ def _product(shape: Shape, device: str, dtype: Any) -> float:
 
 
 def _least(do: Callable[[], object], rounds: int = 5) -> float:
-    return min(seconds(do) for _ in range(rounds))
+    return min(_clocked(do) for _ in range(rounds))
+
+
+def _clocked(do: Callable[[], object]) -> float:
+    _finish()
+    started = time.perf_counter()
+    do()
+    _finish()
+    return time.perf_counter() - started
 
 
 def _finish() -> None:

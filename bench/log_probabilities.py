@@ -52,7 +52,8 @@ def bench(*, reduced: bool) -> list[Line]:
             harness.compare(
                 "log_probabilities", partial(ours, us, models, items, threads=int(our_setting.split()[0])), partial(theirs, held[setting], items, us, chosen),
                 check=check, against="lm-evaluation-harness HFLM.loglikelihood, adapter by adapter", target=5.0, repeats=2 if reduced else 15,
-                work=subjects.reading(of, count * tokens, rows=tokens), sizes={"adapters": count, "items": len(items), "replies": len(rows), "tokens": count * tokens},
+                work=subjects.reading(of, count * tokens, rows=tokens),
+                sizes={"adapters": count, "items": len(items), "replies": len(rows), "tokens": count * tokens},
                 settings={"ours": our_setting, "ours_tried_s": ours_tried, "theirs": setting, "theirs_tried_s": theirs_tried},
             )
         ]  # fmt: skip
