@@ -19,7 +19,7 @@ from scipy.stats import chi2_contingency
 from bench import harness
 from bench.harness import Agreement, Line
 
-NATS = 0.05  # of a model's log-odds: two trainers' rounding, grown over a hundred steps
+NATS = 1e-2  # of a model's log-odds: two trainers' rounding, grown over a hundred steps
 SIGNIFICANT = 1e-3
 TRIED = "--worlds", "1", "--draws", "20"
 
