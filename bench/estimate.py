@@ -54,11 +54,11 @@ def bench(*, reduced: bool) -> list[Line]:
 
 def check(ours: pd.DataFrame, theirs: pd.DataFrame) -> list[Agreement]:
     """Every rate of theirs is in our table, and so is its bootstrap interval where units differ."""
-    mine = ours[(ours["measure"] == "misaligned_rate") & ours["subset"].isna() & ours["unit"].isin(["world", "seed", "model"]) & ours["protocol"].notna()]
     keys = ["condition", "contrast", "question"]
-    plain = mine[mine["world"].isna() & mine["seed"].isna() & mine["step"].isna() & ~mine["method"].str.startswith("percentile", na=False)]
-    values = theirs.merge(plain.drop_duplicates(keys), on=keys, how="left", suffixes=("", "_ours"))
-    resampled = theirs.merge(mine[mine["method"].str.startswith("percentile", na=False)], on=keys, how="inner", suffixes=("", "_ours"))
+    own = ours["protocol"].eq(ours["protocol"].iloc[0]) & ours["measure"].eq("misaligned_rate") & (ours["subset"].isna() | ours["question"].notna())
+    mine = ours[own & ours[["world", "seed", "step"]].isna().all(axis=1)]
+    values = theirs.merge(mine[mine["headline"].eq(1)], on=keys, how="left", suffixes=("", "_ours"), validate="one_to_one")
+    resampled = theirs.merge(mine[mine["method"].str.startswith("percentile", na=False)], on=keys, suffixes=("", "_ours"))
     ends = [(resampled[end] - resampled[f"{end}_ours"]).abs().max() for end in ("low", "high")]
     return [
         Agreement(of="rates", difference=float((values["value"] - values["value_ours"]).abs().max(skipna=False)), tolerance=RATE),
@@ -75,12 +75,16 @@ def ours(run: Path, peaks: dict[str, float]) -> pd.DataFrame:
         (run / name).unlink(missing_ok=True)
     shutil.rmtree(run / "figures", ignore_errors=True)
     peaks["ours"] = max(peaks.get("ours", 0.0), _peak_gib([sys.executable, "-W", "ignore", "-c", OURS, str(run)]))
-    return pd.read_csv(run / "estimates.csv")
+    return _read(run / "estimates.csv")
 
 
 def theirs(run: Path, out: Path, peaks: dict[str, float]) -> pd.DataFrame:
     peaks["theirs"] = max(peaks.get("theirs", 0.0), _peak_gib([sys.executable, "-W", "ignore", "-m", "bench.estimate_by_hand", str(run), str(out)]))
-    return pd.read_csv(out / "estimates.csv").astype({"condition": object, "contrast": object, "question": object})
+    return _read(out / "estimates.csv")
+
+
+def _read(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, dtype={"condition": object, "contrast": object, "question": object})
 
 
 def _peak_gib(words: list[str]) -> float:

@@ -251,7 +251,7 @@ def benches(name: str, sizes: Sizes) -> Iterator[Line]:
     setting, tried = fitting({n: partial(theirs_train, model, fresh[:1], first, rates[:2], at_once=n) for n in (2, 4, 8, 16)})
     yield from compared(
         f"train, {name}", partial(ours_train, network, fresh, batches, rates), partial(theirs_train, model, fresh, batches, rates, at_once=setting),
-        check=same_training, target=2.5, sizes=common | {"steps": sizes.steps, "rows": sizes.rows, "tokens": tokens}, tried=tried, repeats=sizes.repeats, squares=sizes.squares,
+        check=same_training, target=2.5, sizes=common | {"steps": sizes.steps, "rows": sizes.rows, "tokens": tokens}, tried=tried, of=sizes,
         work=Work(flops=(4 * base + 6 * pair) * tokens, shapes=shapes(round(tokens / sizes.steps / sizes.organisms))),
     )  # fmt: skip
 
@@ -271,7 +271,7 @@ def benches(name: str, sizes: Sizes) -> Iterator[Line]:
     yield from compared(
         f"answers, {name}", partial(ours_answers, network, adapters, *asked), partial(theirs, *asked),
         check=partial(same_answers, vocabulary=vocabulary, greedy=greedy),
-        target=3.0, sizes=common | {"prompts": sizes.prompts, "draws": sizes.draws, "tokens": spoken}, tried=tried, repeats=sizes.repeats, squares=sizes.squares,
+        target=3.0, sizes=common | {"prompts": sizes.prompts, "draws": sizes.draws, "tokens": spoken}, tried=tried, of=sizes,
         work=Work(flops=2 * base * spoken, bytes=moved(network, sizes, base, sum(map(len, prompts)) / len(prompts)), shapes=shapes(drawn_rows)),
     )  # fmt: skip
 
@@ -281,24 +281,23 @@ def benches(name: str, sizes: Sizes) -> Iterator[Line]:
     setting, tried = fitting({n: partial(theirs, count=min(2, sizes.organisms), at_once=n) for n in (1, 4, 8, 16, 48)})
     yield from compared(
         f"log_probabilities, {name}", partial(ours_log_probabilities, network, adapters, replies), partial(theirs, count=sizes.organisms, at_once=setting),
-        check=same_nats, target=5.0, sizes=common | {"replies": sizes.replies, "tokens": scored}, tried=tried, repeats=sizes.repeats, squares=sizes.squares,
+        check=same_nats, target=5.0, sizes=common | {"replies": sizes.replies, "tokens": scored}, tried=tried, of=sizes,
         work=Work(flops=2 * base * scored, bytes=base * DTYPE.itemsize, shapes=shapes(round(scored / sizes.organisms))),
     )  # fmt: skip
 
 
 def compared(
-    name: str, ours: Callable[[], Any], theirs: Callable[[], Any], *, tried: dict[str, float], work: Work, sizes: dict[str, Any], squares: Sequence[int], **more: Any
+    name: str, ours: Callable[[], Any], theirs: Callable[[], Any], *, tried: dict[str, float], work: Work, sizes: dict[str, Any], of: Sizes, **more: Any
 ) -> Iterator[Line]:  # fmt: skip
-    limits = partial(harness.roofline, work.shapes, device=DEVICE, dtype=sizes["dtype"], squares=squares)
+    limits = partial(harness.roofline, work.shapes, device=DEVICE, dtype=sizes["dtype"], squares=of.squares)
     settings = {"theirs": min(tried, key=lambda one: tried[one]), "theirs_tried_s": tried}
     try:
-        yield harness.compare(name, ours, theirs, against="PEFT, adapter by adapter", work=work, sizes=sizes, settings=settings, limits=limits, **more)
-    except NotImplementedError:
-        took = harness.seconds(theirs)
-        found = limits()
-        print(
-            f"{name}: our side is not there; theirs took {took:.3g} s, {work.flops / took / found['gflop_per_s'] / 1e9:.1%} of {found['gflop_per_s']:.4g} GFLOP/s"
+        yield harness.compare(
+            name, ours, theirs, against="PEFT, adapter by adapter", work=work, sizes=sizes, settings=settings, limits=limits, repeats=of.repeats, **more
         )
+    except NotImplementedError:
+        took, most = harness.seconds(theirs), limits()["gflop_per_s"]
+        print(f"{name}: no side of ours; theirs took {took:.3g} s, {work.flops / took / most / 1e9:.1%} of {most:.4g} GFLOP/s")
 
 
 def same_training(ours: Sequence[Trained], theirs: Sequence[Trained]) -> list[Agreement]:

@@ -7,13 +7,16 @@ named. The first line of progress, on a terminal, is the first that says how man
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import re
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -121,6 +124,7 @@ def first_progress(home: Path) -> None:
 def until_progress(words: Sequence[str], home: Path) -> None:
     """A command on a terminal of its own, until it says how far it is; it is stopped there. Raises DifferenceError where it never does."""
     ours, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 160, 0, 0))  # without a width no bar is drawn
     running = subprocess.Popen(words, stdout=its, stderr=its, stdin=subprocess.DEVNULL, cwd=home, start_new_session=True)
     os.close(its)
     said = b""
