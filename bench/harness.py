@@ -181,7 +181,7 @@ def pace() -> float:
     """Seconds of the same few matrix products, on one thread: to tell a slow machine from a slow side. Of additions, where nothing here needs torch."""
     torch = sys.modules.get("torch")
     if torch is None:
-        return seconds(lambda: sum(range(10**6)))
+        return _clocked(lambda: sum(range(10**6)))
     size, times = PACE
     a = torch.ones(size, size)
 
@@ -190,7 +190,7 @@ def pace() -> float:
             a @ a
 
     with threads(1):
-        return seconds(several)
+        return _clocked(several)
 
 
 def _product(shape: Shape, device: str, dtype: Any) -> float:

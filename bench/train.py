@@ -28,7 +28,7 @@ from spillover.records import Model, stream_seed
 from spillover.training import lora, schedules
 
 ORGANISMS, REDUCED = 10, 2
-LOSS, WEIGHTS = 1e-3, 1e-2  # relative: of a step's loss, and Frobenius norm of an adapter's tensors
+LOSS, WEIGHTS = 2e-4, 1e-2  # relative: of a step's loss, and Frobenius norm of an adapter's tensors
 TRIED_STEPS = 10
 Tensors = dict[str, torch.Tensor]
 
