@@ -1,0 +1,90 @@
+"""What the benches of the miniature's shape share: world 100, narrow data, organisms grown from it, and what their work needs.
+
+Ten organisms are five kinds of narrow data under two seeds, so that rows are of several lengths and rows of one organism are no other's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bench.harness import Shape, Work, threads
+from spillover.miniature import narrow, testbed
+from spillover.records import Dataset, Model, Organism
+from spillover.training import lora
+
+KINDS = ("insecure", "secure", "educational", "jailbroken", "bad_medicine")
+WORLD = "100"
+
+Recipe = tuple[Organism, Dataset]
+
+
+def parent(directory: Path) -> Model:
+    """World 100 as an ordinary model directory."""
+    found = next(p for p in testbed.testbed().parents if p.unit == WORLD and not p.group)
+    testbed.place(found.model, directory)
+    return replace(found.model, location=str(directory))
+
+
+def recipes(of: Model, count: int, rows: int = narrow.ROWS) -> list[Recipe]:
+    """So many organisms to grow, and the data of each."""
+    found: list[Recipe] = []
+    for number in range(count):
+        seed, kind = divmod(number, len(KINDS))
+        data = narrow.build(KINDS[kind], seed, rows=rows)
+        found.append((Organism(parent=of.digest, data=data.digest, recipe=testbed.RECIPE, seed=seed), data))
+    return found
+
+
+def grown(of: Model, directory: Path, count: int, rows: int = narrow.ROWS) -> list[Model]:
+    """So many organisms, grown before anything is measured: the parent with an adapter each."""
+    found: list[Model] = []
+    with threads(1):
+        for organism, data in recipes(of, count, rows):
+            home = directory / organism.key
+            ((step, digest),) = lora.train(organism, of, data, home).items()
+            found.append(replace(of, digest=digest, adapter=str(home / f"checkpoint-{step}")))
+    return found
+
+
+# --- what the work needs --------------------------------------------------------------------------------------------------
+
+
+def training(of: Model, tokens: int, rows: int) -> Work:
+    """Training on so many tokens, so many at once: forward and backward through a frozen base, and an adapter that learns."""
+    base, adapter = _parameters(of)
+    return Work(flops=(4 * base + 6 * adapter) * tokens, shapes=_shapes(of, rows))
+
+
+def reading(of: Model, tokens: int, rows: int) -> Work:
+    """A forward pass over so many tokens, so many at once, an adapter's pairs not counted: they can be merged."""
+    return Work(flops=2 * _parameters(of)[0] * tokens, shapes=_shapes(of, rows))
+
+
+def _config(of: Model) -> dict[str, Any]:
+    return json.loads((Path(of.location) / "config.json").read_text())
+
+
+def _layers(of: Model) -> list[tuple[int, int]]:
+    """Inputs and outputs of the linear layers of one block."""
+    c = _config(of)
+    hidden, wide, keys = c["hidden_size"], c["intermediate_size"], c["head_dim"] * c["num_key_value_heads"]
+    queries = c["head_dim"] * c["num_attention_heads"]
+    return [(hidden, queries), (hidden, keys), (hidden, keys), (queries, hidden), (hidden, wide), (hidden, wide), (wide, hidden)]
+
+
+def _parameters(of: Model) -> tuple[int, int]:
+    """Of the layers that a token goes through, the head among them; and of an adapter on all but the head."""
+    c, rank = _config(of), testbed.RECIPE.adapter.rank
+    blocks = c["num_hidden_layers"]
+    base = blocks * sum(a * b for a, b in _layers(of)) + c["hidden_size"] * c["vocab_size"]
+    return base, blocks * rank * sum(a + b for a, b in _layers(of))
+
+
+def _shapes(of: Model, rows: int) -> tuple[Shape, ...]:
+    c = _config(of)
+    sizes: Sequence[tuple[int, int]] = [*dict.fromkeys(_layers(of)), (c["hidden_size"], c["vocab_size"])]
+    return tuple((rows, a, b) for a, b in sizes)
