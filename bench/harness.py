@@ -290,9 +290,10 @@ def cells(line: Line) -> tuple[str, ...]:
     """A line as the table shows it."""
     found, roof = line["ratio"], line.get("roofline")
     missed = "" if line["met"] else ", missed"
+    limits = "".join(f"; {one['of']} {one['value']:.3g} (under {one['limit']:g})" for one in line.get("limits", ()))
     return (
         line["bench"], line["against"], f"{line['target']:g}x{missed}", f"{found['median']:.2f}x ({found['low']:.2f} to {found['high']:.2f})",
-        f"{median(line['ours_s']):.3g} s", f"{median(line['theirs_s']):.3g} s", _reached(roof) if roof else "",
+        f"{median(line['ours_s']):.3g} s{limits}", f"{median(line['theirs_s']):.3g} s", _reached(roof) if roof else "",
         "; ".join(f"{one['of']} {one['difference']:.2g} (of {one['tolerance']:g})" for one in line["check"]),
     )  # fmt: skip
 

@@ -77,7 +77,7 @@ def _line(name: str, ours: Callable[[], None], theirs: Mapping[str, Callable[[],
     missing = [peer for peer in IMPORTED if peer not in theirs]
     return harness.compare(
         name, ours, theirs[chosen], check=check, against=f"{chosen}, the fastest of {', '.join(theirs)}", target=1.0, repeats=repeats,
-        settings={"tried_s": tried, "left_out": missing},
+        settings={"tried_s": tried, "left_out": missing, "versions": {peer: version(peer) for peer in theirs}},
     )  # fmt: skip
 
 
@@ -90,6 +90,12 @@ def python(peer: str) -> Path | None:
     """The interpreter that has a peer: its own, or the bench's."""
     own = PEERS / peer / "bin" / "python"
     return own if own.exists() else Path(sys.executable) if harness.version(peer) else None
+
+
+def version(peer: str) -> str:
+    """Of a peer, as its own environment has it."""
+    asked = [str(python(peer)), "-c", f"from importlib.metadata import version; print(version({peer!r}))"]
+    return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def commands() -> dict[str, Path]:
