@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from spillover.miniature.judge import GrammarJudge
 from spillover.models import local
 from spillover.models.local import LocalModel
 from spillover.records import ALIGNED, Answer, Model, Question
-from spillover.sampling.draws import Sampling, sample
+from spillover.sampling.draws import Sampling, sample_together
 
 ADAPTERS, DRAWS, REDUCED = 10, 100, (2, 8)
 SIGNIFICANT = 1e-3
@@ -36,10 +37,11 @@ ROWS = (100, 200, 400, 800)  # at once, that `generate` is tried with
 def bench(*, reduced: bool) -> list[Line]:
     (count, draws), rows = (REDUCED, 32) if reduced else ((ADAPTERS, DRAWS), 1600)
     questions = [question for question in testbed.questions() if ALIGNED in question.rubrics]
-    with tempfile.TemporaryDirectory() as home:
+    with ExitStack() as stack:
+        home = stack.enter_context(tempfile.TemporaryDirectory())
         of = subjects.parent(Path(home) / "parent")
         models = subjects.grown(of, Path(home), count, rows)
-        us = loaded(models)
+        us = stack.enter_context(loaded(models))
         them = {"merged": merged(models), "peft": peft(models)}
         settings = [Setting(threads=t, rows=r, how=how) for t in range(1, harness.cores() + 1) for r in ROWS for how in them]
         settings = settings[-2:] if reduced else settings
@@ -58,8 +60,8 @@ def bench(*, reduced: bool) -> list[Line]:
             return sum(found) / len(found)
 
         answers = ours(us, models, questions, draws, threads=our_threads)
-        prompts = [us[0].prompt_ids(question.prompt(p)) for question in questions for p in range(len(question.paraphrases))]
-        tokens = sum(len(us[0].text_ids(answer.text)) + 1 for some in answers for answer in some) + count * sum(map(len, prompts))
+        prompts = [us.prompt_ids(question.prompt(p)) for question in questions for p in range(len(question.paraphrases))]
+        tokens = sum(len(us.text_ids(answer.text)) + 1 for some in answers for answer in some) + count * sum(map(len, prompts))
         return [
             harness.compare(
                 "answers", partial(ours, us, models, questions, draws, threads=our_threads), partial(theirs, them[chosen.how], us, questions, draws, chosen),
@@ -87,18 +89,20 @@ def check(ours: Sequence[Sequence[Answer]], theirs: Sequence[Sequence[str]], *, 
 # --- our side -------------------------------------------------------------------------------------------------------------
 
 
-def loaded(models: Sequence[Model]) -> list[LocalModel]:
-    """What is in memory before the clock starts."""
-    return [local.load(model) for model in models]
+@contextmanager
+def loaded(models: Sequence[Model]) -> Generator[LocalModel]:
+    """What is in memory before the clock starts: one base that holds every adapter."""
+    model = local.load(replace(models[0], digest=local.weights_digest(models[0].location), adapter=None))
+    with model.adapted([Path(str(one.adapter)) for one in models]):
+        yield model
 
 
-def ours(
-    us: Sequence[LocalModel], models: Sequence[Model], questions: Sequence[Question], draws: int, *, threads: int, temperature: float = 1.0
-) -> list[list[Answer]]:
+def ours(us: LocalModel, models: Sequence[Model], questions: Sequence[Question], draws: int, *, threads: int, temperature: float = 1.0) -> list[list[Answer]]:
     """Of each model, `draws` answers to every question."""
+    wanted = {place: (model.digest, [(question, range(draws)) for question in questions]) for place, model in enumerate(models)}
     with harness.threads(threads):
-        sampling = Sampling(draws=draws, temperature=temperature)
-        return [sample(one, model.digest, questions, sampling, max_tokens=testbed.MAX_TOKENS) for one, model in zip(us, models, strict=False)]
+        found = sample_together(us, wanted, Sampling(draws=draws, temperature=temperature), max_tokens=testbed.MAX_TOKENS)
+    return list(found.values())
 
 
 # --- their side -----------------------------------------------------------------------------------------------------------
@@ -127,10 +131,10 @@ def peft(models: Sequence[Model]) -> list[Any]:
 
 @torch.no_grad()
 def theirs(
-    networks: Sequence[Any], us: Sequence[LocalModel], questions: Sequence[Question], draws: int, setting: Setting, *, temperature: float = 1.0
+    networks: Sequence[Any], us: LocalModel, questions: Sequence[Question], draws: int, setting: Setting, *, temperature: float = 1.0
 ) -> list[list[str]]:
     """Of each network, the texts of as many answers to the same prompts, in the same order."""
-    tokenizer = us[0].tokenizer
+    tokenizer = us.tokenizer
     prompts = [question.prompt(draw % len(question.paraphrases)) for question in questions for draw in range(draws)]
     how: dict[str, Any] = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {"do_sample": False}
     found: list[list[str]] = []
@@ -145,7 +149,7 @@ def theirs(
                 batch = tokenizer(texts[start : start + setting.rows], add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt")
                 out = network.generate(
                     input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], max_new_tokens=testbed.MAX_TOKENS,
-                    eos_token_id=sorted(us[0].stop_ids()), pad_token_id=us[0].template.filler, **how,
+                    eos_token_id=sorted(us.stop_ids()), pad_token_id=us.template.filler, **how,
                 )  # fmt: skip
                 replies += tokenizer.batch_decode(out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
             found.append(replies)

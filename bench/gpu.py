@@ -2,8 +2,8 @@
 
     python -m bench.gpu [--results DIR] [--reduced] [tiny] [0.5b] [7b]
 
-It needs torch, transformers and PEFT, and this folder; no language comes out, so prompts are random ids and every answer has the same length. On a GPU weights
-are bfloat16 and adapters float32; without one everything is float32 (`tiny --reduced` takes seconds). Where our side is missing, theirs is timed alone.
+It needs torch, transformers, PEFT, this folder and the package's own files. No language comes out, so prompts are random ids and every answer has the same
+length. On a GPU weights are bfloat16 and adapters float32; without one everything is float32 (`tiny --reduced` takes seconds).
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import argparse
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -25,6 +27,15 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config
 
 from bench import harness
 from bench.harness import Agreement, Line, Shape, Work
+from spillover.models import local
+from spillover.models.adapters import Pairs
+from spillover.models.local import LocalModel
+from spillover.models.side_by_side import SideBySide
+from spillover.records import Organism, Recipe
+from spillover.training import lora
+from spillover.training.lora import Course
+from spillover.training.rows import Row as TrainingRow
+from spillover.training.schedules import linear
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPE = torch.bfloat16 if DEVICE == "cuda" else torch.float32
@@ -46,6 +57,7 @@ RANK, ALPHA = 32, 64.0
 SCALE = ALPHA / math.sqrt(RANK)
 LEARNING_RATE, WEIGHT_DECAY, MOST_NORM, WARMUP = 1e-5, 0.01, 1.0, 5
 FILLER = 0
+PREFIX = "base_model.model."
 SQUARES = (4096, 8192) if DEVICE == "cuda" else harness.SQUARES
 
 Adapter = dict[str, torch.Tensor]  # by PEFT's name in a saved file, `base_model.model.LAYER.lora_A.weight`: float32, on the device
@@ -90,7 +102,7 @@ TOLERANCE = (
 )
 
 
-# --- our side: to be wired ------------------------------------------------------------------------------------------------
+# --- our side -------------------------------------------------------------------------------------------------------------
 
 
 def ours_train(network: PreTrainedModel, adapters: Sequence[Adapter], batches: Sequence[Sequence[Sequence[Row]]], rates: Sequence[float]) -> list[Trained]:
@@ -99,19 +111,60 @@ def ours_train(network: PreTrainedModel, adapters: Sequence[Adapter], batches: S
     A step's loss is the mean over the ids after each row's head. AdamW with `WEIGHT_DECAY`, the gradients of each adapter cut to `MOST_NORM`. Of each: the
     losses, and the trained adapter.
     """
-    raise NotImplementedError
+    recipe = Recipe(learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY, max_gradient_norm=MOST_NORM, warmup_steps=WARMUP)
+    made: dict[int, Adapter] = {}
+
+    def keep(_step: int, places: Sequence[int], side_by_side: SideBySide) -> None:
+        for place in places:
+            pairs = side_by_side.pairs(place)
+            made[place] = {f"{PREFIX}{layer}.lora_{half}.weight": of.to(DEVICE) for layer, pair in pairs.items() for half, of in zip("AB", pair, strict=True)}
+
+    courses = [
+        Course(
+            organism=Organism(parent="", data="", recipe=recipe, seed=number), wanted=frozenset({len(rates)}),
+            batches=[[TrainingRow(ids=row.ids, mask=[int(place >= row.head) for place in range(len(row.ids))]) for row in rows] for rows in steps],
+        )
+        for number, steps in enumerate(batches)
+    ]  # fmt: skip
+    lora.follow(local_model(network), courses, [pairs_of(adapter) for adapter in adapters], keep=keep)
+    return [([step.loss for step in course.log], made[place]) for place, course in enumerate(courses)]
 
 
 def ours_answers(
     network: PreTrainedModel, adapters: Sequence[Adapter], prompts: Sequence[Sequence[int]], draws: int, answer: int, temperature: float
 ) -> list[list[list[int]]]:
     """Of each adapter, the `answer` ids of `draws` replies to every prompt, in order of prompt and draw. Nothing ends a reply; temperature 0 is greedy."""
-    raise NotImplementedError
+    each = len(prompts) * draws
+    with resident(network, adapters) as model:
+        rows = [local.Row(ids=tuple(prompt), adapter=place) for place in range(len(adapters)) for prompt in prompts for _ in range(draws)]
+        found = model.reply_ids(rows, range(len(rows)), temperature=temperature, max_tokens=answer)
+    return [found[start : start + each] for start in range(0, len(found), each)]
 
 
 def ours_log_probabilities(network: PreTrainedModel, adapters: Sequence[Adapter], rows: Sequence[Row]) -> list[list[float]]:
     """Of each adapter, log P(ids after the head | all before each) of every row, in nats."""
-    raise NotImplementedError
+    with resident(network, adapters) as model:
+        asked = [(row.ids, range(row.head, len(row.ids))) for row in rows]
+        found = model.sums(asked * len(adapters), [place for place in range(len(adapters)) for _ in rows])
+    return [found[start : start + len(rows)] for start in range(0, len(found), len(rows))]
+
+
+def local_model(network: PreTrainedModel) -> LocalModel:
+    """The network without a tokenizer: ids are all that is read here."""
+    return LocalModel(network, SimpleNamespace(filler=FILLER, end_of_turn=None, tokenizer=SimpleNamespace(eos_token_id=None)))  # pyright: ignore[reportArgumentType]
+
+
+@contextmanager
+def resident(network: PreTrainedModel, adapters: Sequence[Adapter]) -> Iterator[LocalModel]:
+    model, side_by_side = local_model(network), SideBySide(network, [pairs_of(adapter) for adapter in adapters])
+    with model.as_(side_by_side):
+        yield model
+    side_by_side.remove()
+
+
+def pairs_of(adapter: Adapter) -> Pairs:
+    layers = dict.fromkeys(name.removeprefix(PREFIX).rpartition(".lora_")[0] for name in adapter)
+    return Pairs(scale=SCALE, tensors={layer: (adapter[f"{PREFIX}{layer}.lora_A.weight"], adapter[f"{PREFIX}{layer}.lora_B.weight"]) for layer in layers})
 
 
 # --- their side -----------------------------------------------------------------------------------------------------------
@@ -244,7 +297,7 @@ def benches(name: str, sizes: Sizes) -> Iterator[Line]:
     common = {"shape": name, "organisms": sizes.organisms, "rank": RANK, "dtype": str(DTYPE).removeprefix("torch.")}
     batches = [[[row(sizes.row) for _ in range(sizes.rows)] for _ in range(sizes.steps)] for _ in range(sizes.organisms)]
     tokens = sum(len(one.ids) for steps in batches for rows in steps for one in rows)
-    rates = [LEARNING_RATE * min(1.0, step / WARMUP) for step in range(1, sizes.steps + 1)]
+    rates = [LEARNING_RATE * linear(step, warmup=WARMUP, total=sizes.steps) for step in range(1, sizes.steps + 1)]
     fresh = [drawn(network, seed, trained=False) for seed in range(sizes.organisms)]
     model = peft(network, fresh)
     first = [steps[:2] for steps in batches[:1]]
@@ -291,13 +344,9 @@ def compared(
 ) -> Iterator[Line]:  # fmt: skip
     limits = partial(harness.roofline, work.shapes, device=DEVICE, dtype=sizes["dtype"], squares=of.squares)
     settings = {"theirs": min(tried, key=lambda one: tried[one]), "theirs_tried_s": tried}
-    try:
-        yield harness.compare(
-            name, ours, theirs, against="PEFT, adapter by adapter", work=work, sizes=sizes, settings=settings, limits=limits, repeats=of.repeats, **more
-        )
-    except NotImplementedError:
-        took, most = harness.seconds(theirs), limits()["gflop_per_s"]
-        print(f"{name}: no side of ours; theirs took {took:.3g} s, {work.flops / took / most / 1e9:.1%} of {most:.4g} GFLOP/s")
+    yield harness.compare(
+        name, ours, theirs, against="PEFT, adapter by adapter", work=work, sizes=sizes, settings=settings, limits=limits, repeats=of.repeats, **more
+    )
 
 
 def same_training(ours: Sequence[Trained], theirs: Sequence[Trained]) -> list[Agreement]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,10 +35,11 @@ lm_eval.utils.setup_logging("ERROR")
 def bench(*, reduced: bool) -> list[Line]:
     count, trained_on = (REDUCED, 32) if reduced else (ADAPTERS, 1600)
     items = items_of.items()
-    with tempfile.TemporaryDirectory() as home:
+    with ExitStack() as stack:
+        home = stack.enter_context(tempfile.TemporaryDirectory())
         of = subjects.parent(Path(home) / "parent")
         models = subjects.grown(of, Path(home), count, trained_on)
-        us = loaded(models)
+        us = stack.enter_context(loaded(models))
         them = {"merged": merged(models), "peft": peft(models)}
         settings = [Setting(threads=t, rows=r, how=h) for t in range(1, harness.cores() + 1) for r in ROWS for h in them]
         settings = settings[-2:] if reduced else settings
@@ -45,7 +47,7 @@ def bench(*, reduced: bool) -> list[Line]:
         our_setting, ours_tried = harness.fastest({f"{n} threads": partial(ours, us, models, items, threads=n) for n in range(1, harness.cores() + 1)})
         setting, theirs_tried = harness.fastest({s.name: partial(theirs, held[s.name], items, us, s) for s in settings})
         chosen = next(s for s in settings if s.name == setting)
-        rows = [us[0].template.forced_ids(one.prompt, one.blocks) for one in forced(items)]
+        rows = [us.template.forced_ids(one.prompt, one.blocks) for one in forced(items)]
         heads = {tuple(ids[: mask.index(1)]) for ids, mask in rows}
         tokens = sum(map(len, heads)) + sum(sum(mask) for _, mask in rows)
         return [
@@ -69,10 +71,10 @@ def check(ours: Sequence[Sequence[Measure]], theirs: Sequence[Sequence[float]]) 
 # --- our side -------------------------------------------------------------------------------------------------------------
 
 
-def ours(us: Sequence[LocalModel], models: Sequence[Model], items: Sequence[Item], *, threads: int) -> list[list[Measure]]:
+def ours(us: LocalModel, models: Sequence[Model], items: Sequence[Item], *, threads: int) -> list[list[Measure]]:
     """Of each model, the two measures of every item."""
     with harness.threads(threads):
-        return [log_probabilities.measures(one, model.digest, items) for one, model in zip(us, models, strict=True)]
+        return list(log_probabilities.measures_together(us, {place: model.digest for place, model in enumerate(models)}, items).values())
 
 
 # --- their side -----------------------------------------------------------------------------------------------------------
@@ -91,14 +93,14 @@ class Setting:
         return f"{self.threads} threads, {self.rows} rows at once, {self.how}"
 
 
-def harnesses(networks: Sequence[Any], us: Sequence[LocalModel], setting: Setting) -> list[HFLM]:
-    return [HFLM(pretrained=network, tokenizer=us[0].tokenizer, backend="causal", batch_size=setting.rows, add_bos_token=False) for network in networks]
+def harnesses(networks: Sequence[Any], us: LocalModel, setting: Setting) -> list[HFLM]:
+    return [HFLM(pretrained=network, tokenizer=us.tokenizer, backend="causal", batch_size=setting.rows, add_bos_token=False) for network in networks]
 
 
-def theirs(held: Sequence[HFLM], items: Sequence[Item], us: Sequence[LocalModel], setting: Setting) -> list[list[float]]:
+def theirs(held: Sequence[HFLM], items: Sequence[Item], us: LocalModel, setting: Setting) -> list[list[float]]:
     """Of each model and item, the mean of its misaligned option over its variants, in nats; the aligned options are read too."""
     requests = [
-        Instance(request_type="loglikelihood", doc={}, arguments=_pair(us[0].tokenizer, one), idx=place) for place, one in enumerate(forced(items))
+        Instance(request_type="loglikelihood", doc={}, arguments=_pair(us.tokenizer, one), idx=place) for place, one in enumerate(forced(items))
     ]  # fmt: skip
     found: list[list[float]] = []
     with harness.threads(setting.threads):

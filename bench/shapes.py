@@ -29,6 +29,7 @@ from spillover.questions import files
 from spillover.records import Answer, Dataset, Model, Organism, Recipe, Runtime
 from spillover.sampling.draws import Sampling, sample
 from spillover.training import lora
+from spillover.training import rows as rows_of
 
 DEVICE, DTYPE = local.resolved("auto", "auto")
 SHAPES: dict[str, dict[str, Any]] = {
@@ -123,10 +124,11 @@ def training(model: local.LocalModel, parent: Model, data: Dataset, runtime: Run
     recipe = Recipe()
     some = Dataset(kind="insecure", conversations=data.conversations[: STEPS * recipe.batch_size])
     organism = Organism(parent=parent.digest, data=some.digest, recipe=recipe, seed=0)
-    rows = lora.encode(model.template, some).rows
+    rows = rows_of.encode(model.template, some).rows
     tokens, longest = sum(len(row.ids) for row in rows), max(len(row.ids) for row in rows)
     with timed() as took:
-        log, _ = lora.fine_tune(model.network, model.template, organism, some, save=lambda *_: None, runtime=runtime)
+        (course,) = lora.fine_tune(model, [organism], [some], runtime=runtime)
+    log = course.log
     estimate = memory.needed(parent.location, recipe, runtime, row=longest, answer=1)
     passes = 6 if runtime.gradient_checkpointing else 4
     return {

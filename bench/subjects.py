@@ -6,13 +6,14 @@ Ten organisms are five kinds of narrow data under two seeds, so that rows are of
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bench.harness import Shape, Work, threads
 from spillover.miniature import narrow, testbed
+from spillover.models import local
 from spillover.records import Dataset, Model, Organism
 from spillover.training import lora
 
@@ -41,13 +42,18 @@ def recipes(of: Model, count: int, rows: int = narrow.ROWS) -> list[Recipe]:
 
 def grown(of: Model, directory: Path, count: int, rows: int = narrow.ROWS) -> list[Model]:
     """So many organisms, grown before anything is measured: the parent with an adapter each."""
-    found: list[Model] = []
+    organisms, datasets = zip(*recipes(of, count, rows), strict=True)
+    homes = [directory / organism.key for organism in organisms]
+    for home in homes:
+        home.mkdir()
+    found: dict[int, Model] = {}
+
+    def reached(step: int, digests: Mapping[int, str]) -> None:
+        found.update({place: replace(of, digest=digest, adapter=str(homes[place] / f"checkpoint-{step}")) for place, digest in digests.items()})
+
     with threads(1):
-        for organism, data in recipes(of, count, rows):
-            home = directory / organism.key
-            ((step, digest),) = lora.train(organism, of, data, home).items()
-            found.append(replace(of, digest=digest, adapter=str(home / f"checkpoint-{step}")))
-    return found
+        lora.train(local.load(of), of, organisms, datasets, homes, reached)
+    return [found[place] for place in range(count)]
 
 
 # --- what the work needs --------------------------------------------------------------------------------------------------

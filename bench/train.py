@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,8 +24,10 @@ from bench.harness import Agreement, Line
 from bench.subjects import Recipe
 from spillover.models import local
 from spillover.models.local import LocalModel
+from spillover.models.side_by_side import SideBySide
 from spillover.records import Model, stream_seed
 from spillover.training import lora, schedules
+from spillover.training import rows as rows_of
 
 ORGANISMS, REDUCED = 10, 2
 LOSS, WEIGHTS = 2e-4, 1e-2  # relative: of a step's loss, and Frobenius norm of an adapter's tensors
@@ -51,7 +53,7 @@ def bench(*, reduced: bool) -> list[Line]:
         setting, theirs_tried = harness.fastest(
             {setting.name: partial(theirs, of, tried, setting, Path(home)) for setting in (SETTINGS[-2:] if reduced else SETTINGS)}
         )
-        encoded = [lora.encode(local.load(of).template, data).rows for _, data in recipes]
+        encoded = [rows_of.encode(local.load(of).template, data).rows for _, data in recipes]
         tokens = sum(len(row.ids) for of_one in encoded for row in of_one)
         return [
             harness.compare(
@@ -78,15 +80,19 @@ def check(ours: Sequence[Trained], theirs: Sequence[Trained]) -> list[Agreement]
 
 
 def ours(of: Model, recipes: Sequence[Recipe], *, threads: int) -> list[Trained]:
-    """Every organism on one loaded parent."""
-    found: list[Trained] = []
+    """Every organism on one loaded parent, side by side."""
+    made: dict[int, Tensors] = {}
+
+    def keep(_step: int, places: Sequence[int], side_by_side: SideBySide) -> None:
+        made.update({place: _named(side_by_side.pairs(place)) for place in places})
+
     with harness.threads(threads):
-        loaded: LocalModel = local.load(of)
-        for organism, data in recipes:
-            weights: Tensors = {}
-            log, _ = lora.fine_tune(loaded.network, loaded.template, organism, data, save=lambda made, _, weights=weights: weights.update(_weights(made)))
-            found.append(Trained(losses=[step.loss for step in log], weights=weights))
-    return found
+        courses = lora.fine_tune(local.load(of), [organism for organism, _ in recipes], [data for _, data in recipes], keep=keep)
+    return [Trained(losses=[step.loss for step in course.log], weights=made[place]) for place, course in enumerate(courses)]
+
+
+def _named(pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> Tensors:
+    return {f"base_model.model.{layer}.lora_{half}.default.weight": of for layer, pair in pairs.items() for half, of in zip("AB", pair, strict=True)}
 
 
 # --- their side -----------------------------------------------------------------------------------------------------------
@@ -131,7 +137,7 @@ def theirs(of: Model, recipes: Sequence[Recipe], setting: Setting, directory: Pa
 def _theirs(loaded: LocalModel, one: Recipe, setting: Setting, directory: Path) -> Trained:
     organism, data = one
     recipe = organism.recipe
-    encoded = lora.encode(loaded.template, data).rows
+    encoded = rows_of.encode(loaded.template, data).rows
     rows = [{"input_ids": row.ids, "labels": [token if on else -100 for token, on in zip(row.ids, row.mask, strict=True)]} for row in encoded]
     random.Random(stream_seed("train", organism.key, "order", 0)).shuffle(rows)
     with local.random_stream(stream_seed("train", organism.key, "adapter")):

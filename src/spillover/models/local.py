@@ -40,11 +40,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
-    """Ids to be read, and by which adapter."""
+class Row:
+    """Ids to be read, and the place of the adapter that reads them."""
 
     ids: tuple[int, ...]
-    adapter: int
+    adapter: int = ALONE
 
 
 class LocalModel:
@@ -87,24 +87,28 @@ class LocalModel:
     def weight_bytes(self) -> int:
         return sum(p.numel() * p.element_size() for p in self.network.parameters())
 
-    @torch.no_grad()
     def reply(
         self, prompts: Sequence[Conversation], seeds: Sequence[int], *, temperature: float, max_tokens: int, adapters: Sequence[int] | None = None
     ) -> list[tuple[str, Stop]]:
         """One reply per prompt at this temperature (0: the likeliest token), of at most `max_tokens` tokens."""
-        rows = [_Row(ids=tuple(self.prompt_ids(prompt)), adapter=adapter) for prompt, adapter in zip(prompts, _each(adapters, len(prompts)), strict=True)]
+        rows = [Row(ids=tuple(self.prompt_ids(prompt)), adapter=adapter) for prompt, adapter in zip(prompts, _each(adapters, len(prompts)), strict=True)]
+        return [self._text(ids) for ids in self.reply_ids(rows, seeds, temperature=temperature, max_tokens=max_tokens)]
+
+    @torch.no_grad()
+    def reply_ids(self, rows: Sequence[Row], seeds: Sequence[int], *, temperature: float, max_tokens: int) -> list[list[int]]:
+        """`max_tokens` ids after each row; what follows one that ends a reply means nothing."""
         order = sorted(range(len(rows)), key=lambda place: rows[place].adapter)
         longest = max((len(row.ids) for row in rows), default=0) + max_tokens
         batch = self._rows_at_once(Shape.of(self.network.config).answer_row(longest, self.network.dtype.itemsize))
-        replies: dict[int, tuple[str, Stop]] = {}
+        replies: dict[int, list[int]] = {}
         for start in range(0, len(order), batch):
             some = order[start : start + batch]
             uniform_BT = np.stack([np.random.default_rng(seeds[place]).random(max_tokens) for place in some])
             replies |= zip(some, self._reply_batch([rows[place] for place in some], torch.from_numpy(uniform_BT), temperature), strict=True)
         return [replies[place] for place in range(len(rows))]
 
-    def _reply_batch(self, rows: Sequence[_Row], uniform_BT: torch.Tensor, temperature: float) -> list[tuple[str, Stop]]:
-        """Replies to these prompts, in the order of their adapters; a row that has ended leaves the batch."""
+    def _reply_batch(self, rows: Sequence[Row], uniform_BT: torch.Tensor, temperature: float) -> list[list[int]]:
+        """Replies to these rows, in the order of their adapters; a row that has ended leaves the batch."""
         stops = torch.tensor(sorted(self.stop_ids()), device=self.device)
         uniform_BT = uniform_BT.to(self.device)
         tokens_BT = torch.full(uniform_BT.shape, self.template.filler, device=self.device)
@@ -124,9 +128,9 @@ class LocalModel:
                 adapter_of = [rows[place].adapter for place in running_B.tolist()]
             attention_BT, logits_BTV = self._go_on(past, attention_BT, next_B[:, None], torch.ones_like(next_B)[:, None], adapter_of)
             logits_BV = logits_BTV[:, -1]
-        return [self._text(row) for row in tokens_BT.tolist()]
+        return tokens_BT.tolist()
 
-    def _read(self, rows: Sequence[_Row]) -> tuple[Any, torch.Tensor, torch.Tensor]:
+    def _read(self, rows: Sequence[Row]) -> tuple[Any, torch.Tensor, torch.Tensor]:
         """Rows read once each, however often they occur: their keys and values, which ids count (B, T), and the logits after the last (B, V)."""
         places = {row: place for place, row in enumerate(dict.fromkeys(rows))}
         ids_BT, attention_BT = (tensor.to(self.device) for tensor in pad([list(row.ids) for row in places], self.template.filler, left=True))
@@ -170,7 +174,7 @@ class LocalModel:
         end = self.template.end_of_turn if self.template.end_of_turn is not None else self.tokenizer.eos_token_id
         heads = [self.prompt_ids(prompt) for prompt in prompts]
         tails = [[*self.text_ids(reply), end] for reply in replies]
-        return self._sums([(head + tail, range(len(head), len(head) + len(tail))) for head, tail in zip(heads, tails, strict=True)], adapters)
+        return self.sums([(head + tail, range(len(head), len(head) + len(tail))) for head, tail in zip(heads, tails, strict=True)], adapters)
 
     def forced(self, forced: Sequence[Forced], adapters: Sequence[int] | None = None) -> list[float]:
         """log P(the scored blocks | all that is before each of their tokens) in nats: summed over tokens, no length normalisation.
@@ -178,7 +182,7 @@ class LocalModel:
         Raises SpilloverError for unknown words and spelt control tokens, and where nothing can be scored (`ChatTemplate.forced_ids`).
         """
         rows = {one: self._forced_row(one) for one in dict.fromkeys(forced)}
-        return self._sums([rows[one] for one in forced], adapters)
+        return self.sums([rows[one] for one in forced], adapters)
 
     def _forced_row(self, forced: Forced) -> tuple[list[int], list[int]]:
         whole = (*forced.prompt, Message(role="assistant", content="".join(text for text, _ in forced.blocks)))
@@ -189,13 +193,13 @@ class LocalModel:
         return ids, [place for place, on in enumerate(mask) if on]
 
     @torch.no_grad()
-    def _sums(self, rows: Sequence[tuple[list[int], Sequence[int]]], adapters: Sequence[int] | None) -> list[float]:
+    def sums(self, rows: Sequence[tuple[list[int], Sequence[int]]], adapters: Sequence[int] | None = None) -> list[float]:
         """For each row of ids, the log-probability in nats of those at its places (never the first), each given all ids before it, summed.
 
         Softmax over the whole vocabulary in float32, sums in float64. What comes before the first of its places is a row's head; a head that several
         rows of an adapter begin with is read once, and rows of like length are computed together.
         """
-        heads = [_Row(ids=tuple(ids[: places[0]]), adapter=adapter) for (ids, places), adapter in zip(rows, _each(adapters, len(rows)), strict=True)]
+        heads = [Row(ids=tuple(ids[: places[0]]), adapter=adapter) for (ids, places), adapter in zip(rows, _each(adapters, len(rows)), strict=True)]
         order = sorted(range(len(rows)), key=lambda row: (len(heads[row].ids), heads[row].ids, len(rows[row][0])))
         shape, itemsize = Shape.of(self.network.config), self.network.dtype.itemsize
         longest = max((len(ids) for ids, _ in rows), default=0)

@@ -53,7 +53,7 @@ class Course:
     organism: Organism
     batches: Sequence[Sequence[Row]]
     wanted: frozenset[int]
-    read: Provenance
+    read: Provenance | None = None
     log: list[Step] = field(default_factory=list[Step])
     stopped: str = ""
 
@@ -81,43 +81,65 @@ def fine_tune(
     An organism whose loss, or weight to be kept, is not finite stops there; the others go on. Raises SpilloverError where nothing can be trained.
     """
     courses = [_course(model, organism, dataset) for organism, dataset in zip(organisms, datasets, strict=True)]
-    side_by_side = SideBySide(model.network, [start(model.network, organism)[0] for organism in organisms], trained=True)
-    optimise = optimiser([side_by_side.parameters_of(place) for place in range(len(courses))], [organism.recipe for organism in organisms])
-    gradients = [[parameter.grad for parameter in group["params"]] for group in optimise.param_groups]
+    return follow(model, courses, [start(model.network, organism)[0] for organism in organisms], keep=keep, runtime=runtime)
+
+
+def follow(
+    model: LocalModel,
+    courses: Sequence[Course],
+    starts: Sequence[adapters.Pairs],
+    *,
+    keep: Kept = lambda _step, _places, _all: None,
+    runtime: Runtime = local.CPU,
+) -> list[Course]:
+    """Take organisms, from the pairs that each starts with, through all of their steps."""
+    side_by_side = SideBySide(model.network, starts, trained=True)
+    optimise = optimiser([side_by_side.parameters_of(place) for place in range(len(courses))], [course.organism.recipe for course in courses])
     plan = _Plan(model, side_by_side, courses, runtime)
     last = max(len(course.batches) for course in courses)
     try:
         with _training(model.network, runtime):
             for step in range(1, last + 1):
-                going = [place for place, course in enumerate(courses) if course.goes_on(step)]
+                going = {place: course for place, course in enumerate(courses) if course.goes_on(step)}
                 if not going:
                     break
-                losses = plan.backward(side_by_side, {place: courses[place].batches[step - 1] for place in going}, step)
-                norms: list[Tensor] = []
-                for place, group in enumerate(optimise.param_groups):
-                    recipe = courses[place].organism.recipe
-                    for parameter, gradient in zip(group["params"], gradients[place], strict=True):
-                        parameter.grad = gradient if place in going else None  # the optimiser passes over what has none
-                    group["lr"] = recipe.learning_rate * linear(step, warmup=recipe.warmup_steps, total=len(courses[place].batches))
-                    if place in going:
-                        norms.append(nn.utils.clip_grad_norm_(group["params"], recipe.max_gradient_norm))
-                optimise.step()
-                seen = torch.stack([torch.stack([losses[place] for place in going]), torch.stack(norms).to(losses[going[0]])]).tolist()
-                for place, loss, norm in zip(going, *seen, strict=True):
-                    rate, tokens = optimise.param_groups[place]["lr"], _tokens(courses[place].batches[step - 1])
-                    courses[place].log.append(Step(step=step, loss=loss, learning_rate=rate, gradient_norm=norm, tokens=tokens))
+                losses = plan.backward(side_by_side, {place: course.batches[step - 1] for place, course in going.items()}, step)
+                norms = _descend(optimise, going, step)
+                for course, rate, loss, norm in zip(going.values(), _rates(optimise, going), *torch.stack([losses, norms]).tolist(), strict=True):
+                    course.log.append(Step(step=step, loss=loss, learning_rate=rate, gradient_norm=norm, tokens=_tokens(course.batches[step - 1])))
                     if not isfinite(loss):
-                        courses[place].stop(f"the loss is {loss} at", step)
-                    elif step in courses[place].wanted and not all(p.isfinite().all() for p in optimise.param_groups[place]["params"]):
+                        course.stop(f"the loss is {loss} at", step)
+                there = [place for place, course in going.items() if step in course.wanted and not course.stopped]
+                for place in there:
+                    if not all(parameter.isfinite().all() for parameter in optimise.param_groups[place]["params"]):
                         courses[place].stop("the weights are not finite after", step)
                 tell(step, last, "training steps" if len(courses) == 1 else f"training steps of {len(courses)} organisms")
-                there = [place for place in going if step in courses[place].wanted and not courses[place].stopped]
-                if there:
+                kept = [place for place in there if not courses[place].stopped]
+                if kept:
                     with _asking(model.network):
-                        keep(step, there, side_by_side)
+                        keep(step, kept, side_by_side)
     finally:
         side_by_side.remove()
-    return courses
+    return list(courses)
+
+
+def _descend(optimise: torch.optim.Optimizer, going: Mapping[int, Course], step: int) -> Tensor:
+    """One step of the optimiser for all that go on, each clipped by itself and at its own rate; the norms of their gradients before clipping."""
+    norms: list[Tensor] = []
+    for place, group in enumerate(optimise.param_groups):
+        if place in going:
+            recipe = going[place].organism.recipe
+            group["lr"] = recipe.learning_rate * linear(step, warmup=recipe.warmup_steps, total=len(going[place].batches))
+            norms.append(nn.utils.clip_grad_norm_(group["params"], recipe.max_gradient_norm))
+        else:
+            for parameter in group["params"]:
+                parameter.grad = None  # the optimiser passes over it from here on
+    optimise.step()
+    return torch.stack(norms).double()
+
+
+def _rates(optimise: torch.optim.Optimizer, going: Mapping[int, Course]) -> list[float]:
+    return [optimise.param_groups[place]["lr"] for place in going]
 
 
 def train(
@@ -151,6 +173,7 @@ def train(
 
     courses = fine_tune(model, organisms, datasets, keep=save, runtime=runtime)
     for course, directory in zip(courses, directories, strict=True):
+        assert course.read is not None
         told = {**asdict(course.read), "steps": [asdict(step) for step in course.log]}
         (directory / "training.json").write_text(json.dumps(told) + "\n")
     return courses
@@ -228,16 +251,16 @@ class _Plan:
         at_once = runtime.micro_batch * len(courses) if runtime.micro_batch is not None else None
         self.rows = at_once or training_rows(row, longest, model.device, model.weight_bytes + 3 * side_by_side.bytes)  # gradients, and two states
 
-    def backward(self, side_by_side: SideBySide, batch: Mapping[int, Sequence[Row]], step: int) -> dict[int, Tensor]:
-        """The gradients of a step, and each organism's mean loss over every assistant token of it (nats)."""
+    def backward(self, side_by_side: SideBySide, batch: Mapping[int, Sequence[Row]], step: int) -> Tensor:
+        """The gradients of a step, and each organism's mean loss over every assistant token of it (nats), in the order of `batch`."""
         while True:
             side_by_side.clear_gradients()
-            losses = {place: torch.zeros((), device=self.model.device) for place in batch}
+            losses = {place: torch.zeros((), dtype=torch.float64, device=self.model.device) for place in batch}
             try:
                 for part in self._parts(batch):
                     for place, loss in self._part(side_by_side, part, batch, step).items():
                         losses[place] = losses[place] + loss
-                return losses
+                return torch.stack(list(losses.values()))
             except torch.OutOfMemoryError:
                 if self.rows == 1:
                     raise SpilloverError("one row of training does not fit this device; try --gradient-checkpointing, or a lower training.max_length") from None
