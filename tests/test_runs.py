@@ -107,7 +107,7 @@ def test_columns_are_codes_and_numbers(tmp_path: Path) -> None:
     assert [value == value for value in found.numbers("value").tolist()] == [True, False, True]
     assert found.whole("seed").tolist() == [0, 0, 0]
     assert found.lengths("name").tolist() == [1, 1, 1]
-    assert found.at(np.array([1])).rows()[0]["reason"] == "refused"
+    assert found.part(np.array([1]), "name", "reason").rows() == [{"name": "a", "reason": "refused"}]
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def read_scores(run: RunDirectory, judge: str) -> Scores:
     """Every score of a judge. Raises SpilloverError for a shard that is missing or in another's place."""
     found = [model for model in scores(run) if model.judge == judge]
     _refuse_unplanned(run, "scores", [model.subject for model in found], f" of judge {judge}")
-    return [((*_place(model.subject), *asked), rubrics) for model in found for asked, rubrics in model.by_question()]
+    return [((*_place(model.subject, run.identity), *asked), rubrics) for model in found for asked, rubrics in model.by_question()]
 
 
 def scored_cells(scores: Scores, run: RunDirectory, protocol: Protocol) -> list[Cell]:
@@ -142,7 +142,7 @@ def scored_cells(scores: Scores, run: RunDirectory, protocol: Protocol) -> list[
             rate = tally.rate(protocol.min_kept)
             why = "" if rate is not None else _why_none(rubrics, tally, removed if measure == "misaligned_rate" else {})
             cells.append(_cell(place, measure, rate, tally.kept, tally.missing, why))
-    return _by_seed(cells, run.identity)
+    return cells
 
 
 def measured_cells(run: RunDirectory) -> list[Cell]:
@@ -150,19 +150,10 @@ def measured_cells(run: RunDirectory) -> list[Cell]:
     found = list(run.models("measures"))
     if found:
         _refuse_unplanned(run, "measures", [subject for subject, _ in found])
-    cells = [
-        _cell((*_place(subject), row["question"], row["format"]), row["name"], row["value"], 0, int(row["value"] is None), row["reason"] or "")
+    return [
+        _cell((*_place(subject, run.identity), row["question"], row["format"]), row["name"], row["value"], 0, int(row["value"] is None), row["reason"] or "")
         for subject, columns in found for row in columns.rows()
     ]  # fmt: skip
-    return _by_seed(cells, run.identity)
-
-
-def _by_seed(cells: list[Cell], identity: Mapping[str, Any]) -> list[Cell]:
-    """Where fine-tuning seeds are the units, each cell in its seed's, and the parent's in the one they share."""
-    if identity["unit"] != "seed":
-        return cells
-    tuned = {condition["name"] for condition in identity["conditions"] if condition["kind"] is not None}
-    return [replace(cell, unit=str(cell.seed) if cell.condition in tuned else SHARED) for cell in cells]
 
 
 def _without_gate(table: JointTable) -> dict[str, Tally]:
@@ -218,8 +209,13 @@ def _refuse_unplanned(run: RunDirectory, table: Table, subjects: Iterable[Subjec
         raise SpilloverError(f"{run.path / table} does not hold the rows{by} that were planned (for one, {subject_key(*odd, 0)}); give the same command again")
 
 
-def _place(subject: Subject) -> Place:
-    return subject.condition, subject.unit, subject.world, subject.seed, subject.step
+def _place(subject: Subject, identity: Mapping[str, Any]) -> Place:
+    """Where fine-tuning seeds are the units, a model is in its seed's, and the parent in the one they share."""
+    unit = subject.unit
+    if identity["unit"] == "seed":
+        tuned = {condition["name"] for condition in identity["conditions"] if condition["kind"] is not None}
+        unit = str(subject.seed) if subject.condition in tuned else SHARED
+    return subject.condition, unit, subject.world, subject.seed, subject.step
 
 
 def _cell(place: Place, measure: str, value: float | None, n: int, n_missing: int, reason: str) -> Cell:

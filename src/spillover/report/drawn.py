@@ -20,6 +20,7 @@ from spillover.runs.scores import Scored, Scores
 from spillover.runs.shards import Columns, damaged
 from spillover.statistics.protocols import Protocol
 
+SHOWN = ("draw", "prompt", "text", "stop")  # columns that a reader is shown
 MOST_ANSWERS = 12_000
 MOST_TEXT = 3_000_000  # characters of answers
 
@@ -82,7 +83,7 @@ class _First:
         draw = self.columns.whole("draw")
         rows = np.lexsort((draw, self.question))
         rows = rows if draws is None else rows[np.isin(draw[rows], list(draws))]
-        found = self.columns.at(rows).rows()
+        found = self.columns.part(rows, *SHOWN).rows()
         return [
             Shown(
                 question=question, draw=one["draw"], prompt=one["prompt"], text=one["text"], stop=one["stop"],
@@ -110,7 +111,7 @@ def read(run: RunDirectory, scores: Mapping[str, Scores], protocol: Protocol) ->
             Drawn(
                 subject=subject, became=_became(question, found, row, kinds, protocol), question=question,
                 scores={name: np.where(row >= 0, rubric.value[row], np.nan) for name, rubric in (found.rubrics if found is not None else {}).items()},
-                first=_First(columns=columns.only("draw", "prompt", "text", "stop").at(kept), question=question[kept], row=row[kept], scores=found),
+                first=_First(columns=columns.part(kept, *SHOWN), question=question[kept], row=row[kept], scores=found),
             )
         )  # fmt: skip
     return Answers(models=models, draws=draws)

@@ -44,6 +44,7 @@ STYLE = {
     "ytick.major.size": 2.5, "axes.grid": True, "axes.grid.axis": "y", "grid.color": "#e3e3e3", "grid.linewidth": 0.5, "axes.axisbelow": True,
     "legend.frameon": False, "text.parse_math": False, "svg.hashsalt": "spillover", "svg.fonttype": "path", "savefig.dpi": 220,
     "figure.constrained_layout.use": True, "axes.unicode_minus": True,
+    "axes.titley": 1.0,  # over the axes, where nothing else is: else matplotlib measures every tick, each time, to find out
 }  # fmt: skip
 
 

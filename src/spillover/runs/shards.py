@@ -100,13 +100,9 @@ class Columns:
         distinct, places = self.codes(name)
         return pc.utf8_length(distinct).to_numpy()[places]
 
-    def only(self, *names: str) -> Columns:
-        """Some of the columns, as texts."""
-        return Columns(self.path, _plain(self.table.select(list(names))))
-
-    def at(self, rows: NDArray[np.int64]) -> Columns:
-        """Some of the rows."""
-        return Columns(self.path, self.table.take(rows))
+    def part(self, rows: NDArray[np.int64], *names: str) -> Columns:
+        """Some rows of some columns, without the texts of all others."""
+        return Columns(self.path, _plain(self.table.select(list(names)).take(rows)))
 
     def one(self, name: str) -> Any:
         """The value that all rows have in common. Raises SpilloverError where there are several."""
