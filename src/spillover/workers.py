@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -10,10 +11,12 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import forkserver
 from typing import Any, TypeVar
 
 from spillover.records import SpilloverError
 
+LOADED = "spillover.training.lora"  # what those of a run begin with
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -25,10 +28,10 @@ def spread(do: Callable[[Item], Result], items: Sequence[Item], workers: int, *,
     share no memory, threads or open files with this process. What one raises is raised here, and the others stop.
     """
     if min(workers, len(items)) <= 1:
+        gc.freeze()
         yield from ((place, do(item)) for place, item in enumerate(items))
         return
-    context = multiprocessing.get_context("forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn")
-    context.set_forkserver_preload([load] if load else [])
+    context = _context(load)
     reader, writer = context.Pipe(duplex=False)  # nothing is ever written: it closes with this process, or before
     pool = ProcessPoolExecutor(min(workers, len(items)), mp_context=context, initializer=_begin, initargs=(reader, list(warnings.filters)))
     try:
@@ -44,8 +47,21 @@ def spread(do: Callable[[Item], Result], items: Sequence[Item], workers: int, *,
         reader.close()
 
 
+def prepare(load: str) -> None:
+    """Begin at once to load what workers begin with, beside whatever this process does first."""
+    if _context(load).get_start_method() == "forkserver":
+        forkserver.ensure_running()
+
+
+def _context(load: str) -> Any:
+    context = multiprocessing.get_context("forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn")
+    context.set_forkserver_preload([load] if load else [])
+    return context
+
+
 def _begin(reader: Any, filters: Sequence[Any]) -> None:
     """In a worker: warn of what the starting process warns of, leave interrupts from the keyboard to it, and end when its end of the pipe is closed."""
+    gc.freeze()  # what was loaded stays: the collector need not look through it again and again
     warnings.filters[:] = filters  # pyright: ignore[reportIndexIssue]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 

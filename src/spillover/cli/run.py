@@ -15,6 +15,7 @@ from spillover.cli import options
 from spillover.cli.summary import summary
 from spillover.cli.terminal import printable, progress
 from spillover.records import SpilloverError, Testbed
+from spillover.workers import LOADED, prepare
 
 if TYPE_CHECKING:
     from spillover.pipeline import Plan
@@ -66,6 +67,8 @@ def run(
         raise SpilloverError(f"--worlds is {worlds}; it must be at least 1")
     if workers is not None and workers < 1:
         raise SpilloverError(f"--workers is {workers}; it must be at least 1")
+    if model is None and not (list_ or dry_run) and (workers or _cores()) > 1:
+        prepare(LOADED)
     from spillover import studies
     from spillover.pipeline.forecast import forecast
 

@@ -36,6 +36,7 @@ from spillover.records import ALONE, Conversation, Forced, Message, Model, Runti
 transformers.utils.logging.disable_progress_bar()
 
 CPU = Runtime()
+MOST_SCORED = 512  # rows whose log-probabilities are read at once
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -203,15 +204,17 @@ class LocalModel:
         order = sorted(range(len(rows)), key=lambda row: (len(heads[row].ids), heads[row].ids, len(rows[row][0])))
         shape, itemsize = Shape.of(self.network.config), self.network.dtype.itemsize
         longest = max((len(ids) for ids, _ in rows), default=0)
-        batch = self._rows_at_once(shape.scored_row(longest, itemsize) + shape.answer_row(longest, itemsize))
+        batch = min(MOST_SCORED, self._rows_at_once(shape.scored_row(longest, itemsize) + shape.answer_row(longest, itemsize)))
         values = [0.0] * len(rows)
         for start in range(0, len(order), batch):
             some = sorted(order[start : start + batch], key=lambda row: heads[row].adapter)
             past, attention_BT, first_BV = self._read([heads[row] for row in some])
             tails = [rows[row][0][len(heads[row].ids) :] for row in some]
             ids_BT, counts_BT = (tensor.to(self.device) for tensor in pad(tails, self.template.filler, left=False))
-            _, logits_BTV = self._go_on(past, attention_BT, ids_BT, counts_BT, [heads[row].adapter for row in some])
-            logits_BTV = torch.cat([first_BV[:, None], logits_BTV[:, :-1]], dim=1)
+            logits_BTV = first_BV[:, None]
+            if ids_BT.shape[1] > 1:  # nothing is asked of what follows the last
+                _, more_BTV = self._go_on(past, attention_BT, ids_BT[:, :-1], counts_BT[:, :-1], [heads[row].adapter for row in some])
+                logits_BTV = torch.cat([logits_BTV, more_BTV], dim=1)
             logp_BT = logits_BTV.float().log_softmax(-1).gather(-1, ids_BT[..., None])[..., 0].double().cpu()
             for place, row in enumerate(some):
                 values[row] = float(logp_BT[place, [at - len(heads[row].ids) for at in rows[row][1]]].sum())

@@ -20,7 +20,7 @@ from transformers import AutoConfig
 
 from spillover.records import Recipe, Runtime
 
-MOST_ROWS = 512
+MOST_ROWS = 1024
 MOST_TOGETHER = 16  # adapters
 GIB = 2**30
 CPU_BYTES = 4 * GIB  # what a batch of answers may take on a CPU
@@ -100,7 +100,7 @@ def parameters(location: str) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needed:
-    """Bytes: the weights, an adapter with its optimiser's states, the rows of a micro-batch, one answer while it is drawn."""
+    """Bytes: the weights, the adapters trained together with their optimiser's states, the rows computed at once, one answer while it is drawn."""
 
     weights: int
     adapter: int
@@ -112,15 +112,18 @@ class Needed:
         return self.weights + self.adapter + self.rows
 
 
-def needed(location: str, recipe: Recipe, runtime: Runtime, *, row: int, answer: int) -> Needed:
-    """What training on rows of `row` tokens, and answers of `answer` tokens with their prompt, take; an estimate."""
+def needed(location: str, recipe: Recipe, runtime: Runtime, *, row: int, answer: int, organisms: int = 1) -> Needed:
+    """What training so many organisms together on rows of `row` tokens, and answers of `answer` tokens with their prompt, take; an estimate.
+
+    Without a `micro_batch` one row of each is counted: more are computed at once where they fit.
+    """
     shape = Shape.of(AutoConfig.from_pretrained(location, local_files_only=True, trust_remote_code=False))
     itemsize = 4 if runtime.dtype == "float32" else 2
     states = 0.5 if recipe.optimiser == "adamw_8bit" else 2  # numbers of float32 a parameter
     return Needed(
         weights=parameters(location) * itemsize,
-        adapter=round(shape.lora_parameters(recipe.adapter.rank) * 4 * (2 + states)),
-        rows=(runtime.micro_batch or recipe.batch_size) * shape.training_row(row, itemsize, checkpointing=runtime.gradient_checkpointing),
+        adapter=round(organisms * shape.lora_parameters(recipe.adapter.rank) * 4 * (2 + states)),
+        rows=organisms * (runtime.micro_batch or 1) * shape.training_row(row, itemsize, checkpointing=runtime.gradient_checkpointing),
         answer=shape.answer_row(answer, itemsize),
     )
 
@@ -129,6 +132,6 @@ def told(found: Needed, *, training: bool) -> Iterator[str]:
     """The same in words."""
     weights = f"weights {found.weights / GIB:.1f} GiB"
     if training:
-        parts = f"{weights}, adapter and optimiser {found.adapter / GIB:.1f}, a micro-batch {found.rows / GIB:.1f}"
-        yield f"memory to train, estimated: {found.training / GIB:.1f} GiB ({parts})"
+        parts = f"{weights}, adapters and optimiser {found.adapter / GIB:.1f}, rows at once {found.rows / GIB:.1f}"
+        yield f"memory to train, estimated: at least {found.training / GIB:.1f} GiB ({parts})"
     yield f"memory to ask, estimated: {weights}, and {found.answer / 2**20:.0f} MiB for every answer drawn at once"

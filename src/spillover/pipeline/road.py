@@ -27,7 +27,7 @@ from spillover.records import ALONE, Answer, Model, Organism, Question, Spillove
 from spillover.runs.directory import PARTIAL, SET_ASIDE, RunDirectory, Table, copy
 from spillover.sampling.draws import sample_together
 from spillover.sampling.log_probabilities import measures_together
-from spillover.workers import spread
+from spillover.workers import LOADED, spread
 
 GROWN = "grown_from"  # in run.json of a run that was given more draws: how many it had
 Progress = Callable[[int, int, str], None]  # jobs done, jobs in all, what comes next
@@ -52,7 +52,7 @@ def run(
             parent_here(model, plan.testbed, found)
         progress(0, len(parts), parts[0].jobs[0].label)
         stopped: list[str] = []
-        done = spread(partial(_work, found, beside), parts, workers, load="spillover.training.lora")
+        done = spread(partial(_work, found, beside), parts, workers, load=LOADED)
         for count, (_, why) in enumerate(done, 1):
             stopped += why
             progress(count, len(parts), parts[min(count + workers, len(parts)) - 1].jobs[0].label)
