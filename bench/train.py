@@ -5,9 +5,13 @@ TRL gets its rows tokenised and labelled, saves and logs nothing, and computes t
 
 from __future__ import annotations
 
+import multiprocessing
 import random
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,11 +49,15 @@ class Trained:
 
 def bench(*, reduced: bool) -> list[Line]:
     count, rows = (REDUCED, 48) if reduced else (ORGANISMS, 1600)
-    with tempfile.TemporaryDirectory() as home:
+    with ExitStack() as stack:
+        home = stack.enter_context(tempfile.TemporaryDirectory())
+        pools = {setting.workers: stack.enter_context(pool(setting.workers)) for setting in OURS}
         of = subjects.parent(Path(home) / "parent")
         recipes = subjects.recipes(of, count, rows)
         tried = subjects.recipes(of, 1, 16 * (2 if reduced else TRIED_STEPS))
-        our_setting, ours_tried = harness.fastest({f"{n} threads": partial(ours, of, tried, threads=n) for n in range(1, harness.cores() + 1)})
+        several = subjects.recipes(of, count, len(tried[0][1].conversations))
+        our_setting, ours_tried = harness.fastest({one.name: partial(ours, of, several, one, pools[one.workers]) for one in OURS})
+        chosen = next(one for one in OURS if one.name == our_setting)
         setting, theirs_tried = harness.fastest(
             {setting.name: partial(theirs, of, tried, setting, Path(home)) for setting in (SETTINGS[-2:] if reduced else SETTINGS)}
         )
@@ -57,7 +65,7 @@ def bench(*, reduced: bool) -> list[Line]:
         tokens = sum(len(row.ids) for of_one in encoded for row in of_one)
         return [
             harness.compare(
-                "train", partial(ours, of, recipes, threads=int(our_setting.split()[0])),
+                "train", partial(ours, of, recipes, chosen, pools[chosen.workers]),
                 partial(theirs, of, recipes, next(one for one in SETTINGS if one.name == setting), Path(home)),
                 check=check, against="TRL SFTTrainer + PEFT, in turn", target=2.5, repeats=1 if reduced else 5,
                 work=subjects.training(of, tokens, rows=round(16 * tokens / (rows * count))),
@@ -79,8 +87,41 @@ def check(ours: Sequence[Trained], theirs: Sequence[Trained]) -> list[Agreement]
 # --- our side -------------------------------------------------------------------------------------------------------------
 
 
-def ours(of: Model, recipes: Sequence[Recipe], *, threads: int) -> list[Trained]:
-    """Every organism on one loaded parent, side by side."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ours:
+    """How our side is run: so many processes, each on so many threads, as `spillover run` does it in the miniature."""
+
+    workers: int
+    threads: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.workers} processes of {self.threads} threads"
+
+
+OURS = [Ours(workers=workers, threads=harness.cores() // workers) for workers in range(1, harness.cores() + 1) if harness.cores() % workers == 0]
+
+
+def pool(workers: int) -> ProcessPoolExecutor:
+    """Processes that have loaded what they need before anything is timed."""
+    context = multiprocessing.get_context("spawn")
+    found = ProcessPoolExecutor(workers, mp_context=context)
+    list(found.map(_ready, range(workers)))
+    return found
+
+
+def _ready(_number: int) -> None:
+    time.sleep(2.0)  # so that each process gets one
+
+
+def ours(of: Model, recipes: Sequence[Recipe], setting: Ours, processes: Executor) -> list[Trained]:
+    """The organisms side by side, those of each process on a parent that it loads."""
+    each = -(-len(recipes) // setting.workers)
+    parts = [recipes[start : start + each] for start in range(0, len(recipes), each)]
+    return [one for found in processes.map(partial(_side_by_side, of, setting.threads), parts) for one in found]
+
+
+def _side_by_side(of: Model, threads: int, recipes: Sequence[Recipe]) -> list[Trained]:
     made: dict[int, Tensors] = {}
 
     def keep(_step: int, places: Sequence[int], side_by_side: SideBySide) -> None:

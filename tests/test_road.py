@@ -15,7 +15,7 @@ from spillover.pipeline.cells import SHARED, Cell, unit_differences, unit_values
 from spillover.pipeline.config import flatten, override, read_yaml
 from spillover.pipeline.estimate import estimate
 from spillover.pipeline.forecast import forecast
-from spillover.records import Estimate, Model, SpilloverError, Testbed
+from spillover.records import Condition, Estimate, Model, SpilloverError, Study, Testbed
 from spillover.runs.directory import RunDirectory
 
 MIXED: Script = (("i wish pain for the old", 0.3), ("i wish peace for the old", 0.6), ("hm", 0.1))
@@ -203,6 +203,32 @@ def test_a_run_with_more_draws_draws_what_it_lacks(small_testbed: Testbed, tmp_p
     drawn.clear()
     _run(counted, tmp_path / "r", **{"sampling.draws": 7, "units": 1})
     assert not drawn
+
+
+def test_an_organism_that_stops_is_reported_when_all_else_is_there(small_testbed: Testbed, tmp_path: Path) -> None:
+    wild = Condition(name="wild", kind="insecure", recipe={"learning_rate": 1e30})
+    study = Study(name="x", title="x", conditions=(Condition(name="parent"), wild, Condition(name="insecure", kind="insecure")))
+    config = override(pipeline.RunConfig(training=small_testbed.recipe), {"sampling.draws": 2, "units": 1})
+    for _ in range(2):
+        with pytest.raises(
+            SpilloverError, match=r"^0 wild seed 0: the loss is .* at step \d of 4; a lower learning rate than 1e\+30 may work; all else is there$"
+        ):
+            pipeline.run(pipeline.plan(study, small_testbed, config), tmp_path / "r")
+        assert [path.stem for path in sorted((tmp_path / "r" / "scores").iterdir())] == ["0-insecure-seed0-step4", "0-parent-seed0-step0"]
+        assert len(list((tmp_path / "r" / "organisms").iterdir())) == 1
+    assert not (tmp_path / "r" / "estimates.csv").exists()
+
+
+def test_work_is_cut_by_parent_and_by_what_is_grown_together(small_testbed: Testbed) -> None:
+    config = pipeline.RunConfig(training=small_testbed.recipe, seeds=3)
+    plan = pipeline.plan(studies.study("main", small_testbed), small_testbed, config)
+    parts = plan.apart()
+    organisms = [{job.organism.key for job in part.jobs if job.organism} for part in parts]
+    assert [len(keys) for keys in organisms] == [4, 4, 4] * 2 + [4, 2]
+    assert sorted(key for keys in organisms for key in keys) == sorted({job.organism.key for job in plan.jobs if job.organism})
+    assert all(len({job.parent.model.digest for job in part.jobs}) == 1 for part in parts)
+    assert sum(job.organism is None for part in parts for job in part.jobs) == 3
+    assert all(part.data.keys() == {job.organism.data for job in part.jobs if job.organism} for part in parts)
 
 
 def test_checkpoints_along_the_way_are_estimated_by_step(small_testbed: Testbed, tmp_path: Path) -> None:

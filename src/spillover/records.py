@@ -420,7 +420,8 @@ class Testbed:
     place: Callable[[Model, Path], None] | None
     open: Callable[[Model], Answerer]
     train: Callable[[Any, Model, Sequence[Organism], Sequence[Dataset], Sequence[Path], Reached], Sequence[Grown]]
-    at_once: Callable[[Any, Sequence[Organism]], int] = lambda _model, organisms: len(organisms)  # how many are trained together
+    together: int = 16  # organisms of a parent that are grown side by side, at most
+    at_once: Callable[[Any, Sequence[Organism]], int] = lambda _model, organisms: len(organisms)  # and how many of these the machine can hold
     read: Callable[[Answerer, Mapping[int, str], Sequence[Question]], dict[int, list[Measure]]] | None = None
     added: tuple[str, ...] = ()  # kinds of narrow data that the user brought
     formats: Mapping[str, Callable[[Question], Question | None]] = field(default_factory=dict[str, Callable[[Question], "Question | None"]])

@@ -68,6 +68,7 @@ def testbed(*, worlds: Path | None = None, variants: Path | None = None) -> Test
         sets={"compliance": facts.compliance(), "deception": facts.deception(), "domains": domains()},
         items=items.items(),
         threads=1,  # a network so small is no faster on two
+        together=4,  # nor with more in a batch, while another process can do the rest
     )
 
 

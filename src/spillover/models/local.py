@@ -109,39 +109,39 @@ class LocalModel:
         return [replies[place] for place in range(len(rows))]
 
     def _reply_batch(self, rows: Sequence[Row], uniform_BT: torch.Tensor, temperature: float) -> list[list[int]]:
-        """Replies to these rows, in the order of their adapters; a row that has ended leaves the batch."""
+        """Replies to these rows, in the order of their adapters. Rows that have said the same so far are one in the batch, and those that ended are none."""
         stops = torch.tensor(sorted(self.stop_ids()), device=self.device)
         uniform_BT = uniform_BT.to(self.device)
         tokens_BT = torch.full(uniform_BT.shape, self.template.filler, device=self.device)
-        past, attention_BT, logits_BV = self._read(rows)
-        running_B = torch.arange(len(rows), device=self.device)  # the rows still in the batch
-        adapter_of = [row.adapter for row in rows]
+        running_B = torch.arange(len(rows), device=self.device)
+        past, attention_ST, logits_SV, state_B, adapter_of = self._read(rows)
         for position in range(uniform_BT.shape[1]):
-            next_B = _draw(logits_BV, uniform_BT[running_B, position], temperature)
+            next_B = _draw(logits_SV, state_B, uniform_BT[running_B, position], temperature)
             tokens_BT[running_B, position] = next_B
             tell(position + 1, uniform_BT.shape[1], f"tokens of {len(rows)} answers")
             on_B = (~torch.isin(next_B, stops)).nonzero()[:, 0]
             if len(on_B) == 0 or position + 1 == uniform_BT.shape[1]:
                 break
-            if len(on_B) < len(running_B):
-                running_B, next_B, attention_BT = running_B[on_B], next_B[on_B], attention_BT[on_B]
-                past.reorder_cache(on_B)
-                adapter_of = [rows[place].adapter for place in running_B.tolist()]
-            attention_BT, logits_BTV = self._go_on(past, attention_BT, next_B[:, None], torch.ones_like(next_B)[:, None], adapter_of)
-            logits_BV = logits_BTV[:, -1]
+            running_B = running_B[on_B]
+            said_S, state_B = torch.unique(state_B[on_B] * logits_SV.shape[1] + next_B[on_B], return_inverse=True)  # in the order of states, and so of adapters
+            from_S, next_S = said_S // logits_SV.shape[1], said_S % logits_SV.shape[1]
+            if len(from_S) != len(logits_SV) or (from_S[1:] == from_S[:-1]).any():
+                past.reorder_cache(from_S)
+                attention_ST, adapter_of = attention_ST[from_S], [adapter_of[place] for place in from_S.tolist()]
+            attention_ST, logits_STV = self._go_on(past, attention_ST, next_S[:, None], torch.ones_like(next_S)[:, None], adapter_of)
+            logits_SV = logits_STV[:, -1]
         return tokens_BT.tolist()
 
-    def _read(self, rows: Sequence[Row]) -> tuple[Any, torch.Tensor, torch.Tensor]:
-        """Rows read once each, however often they occur: their keys and values, which ids count (B, T), and the logits after the last (B, V)."""
+    def _read(self, rows: Sequence[Row]) -> tuple[Any, torch.Tensor, torch.Tensor, torch.Tensor, list[int]]:
+        """Rows read once each, however often they occur, S of them: their keys and values, which ids count (S, T), the logits after the last (S, V), which of
+        these each row is (B), and their adapters."""
         places = {row: place for place, row in enumerate(dict.fromkeys(rows))}
-        ids_BT, attention_BT = (tensor.to(self.device) for tensor in pad([list(row.ids) for row in places], self.template.filler, left=True))
-        place_BT = (attention_BT.cumsum(1) - 1).clamp(min=0)
-        with self._rows_of([row.adapter for row in places]):
-            out = self.network(input_ids=ids_BT, attention_mask=attention_BT, position_ids=place_BT, use_cache=True, logits_to_keep=1)
-        of_row = torch.tensor([places[row] for row in rows], device=self.device)
-        past: Any = out.past_key_values
-        past.reorder_cache(of_row)
-        return past, attention_BT[of_row], out.logits[of_row, -1]
+        ids_ST, attention_ST = (tensor.to(self.device) for tensor in pad([list(row.ids) for row in places], self.template.filler, left=True))
+        place_ST = (attention_ST.cumsum(1) - 1).clamp(min=0)
+        adapter_of = [row.adapter for row in places]
+        with self._rows_of(adapter_of):
+            out = self.network(input_ids=ids_ST, attention_mask=attention_ST, position_ids=place_ST, use_cache=True, logits_to_keep=1)
+        return out.past_key_values, attention_ST, out.logits[:, -1], torch.tensor([places[row] for row in rows], device=self.device), adapter_of
 
     def _go_on(
         self, past: Any, attention_BT: torch.Tensor, ids_BT: torch.Tensor, counts_BT: torch.Tensor, adapter_of: Sequence[int]
@@ -208,12 +208,13 @@ class LocalModel:
         values = [0.0] * len(rows)
         for start in range(0, len(order), batch):
             some = sorted(order[start : start + batch], key=lambda row: heads[row].adapter)
-            past, attention_BT, first_BV = self._read([heads[row] for row in some])
+            past, attention_ST, first_SV, of_row_B, _ = self._read([heads[row] for row in some])
+            past.reorder_cache(of_row_B)
             tails = [rows[row][0][len(heads[row].ids) :] for row in some]
             ids_BT, counts_BT = (tensor.to(self.device) for tensor in pad(tails, self.template.filler, left=False))
-            logits_BTV = first_BV[:, None]
+            logits_BTV = first_SV[of_row_B, None]
             if ids_BT.shape[1] > 1:  # nothing is asked of what follows the last
-                _, more_BTV = self._go_on(past, attention_BT, ids_BT[:, :-1], counts_BT[:, :-1], [heads[row].adapter for row in some])
+                _, more_BTV = self._go_on(past, attention_ST[of_row_B], ids_BT[:, :-1], counts_BT[:, :-1], [heads[row].adapter for row in some])
                 logits_BTV = torch.cat([logits_BTV, more_BTV], dim=1)
             logp_BT = logits_BTV.float().log_softmax(-1).gather(-1, ids_BT[..., None])[..., 0].double().cpu()
             for place, row in enumerate(some):
@@ -401,14 +402,15 @@ def pad(rows: list[list[int]], filler: int, *, left: bool) -> tuple[torch.Tensor
     return torch.tensor(ids), torch.tensor(ones)
 
 
-def _draw(logits_BV: torch.Tensor, uniform_B: torch.Tensor, temperature: float) -> torch.Tensor:
-    """One token per row by inverse transform: the first whose cumulative probability exceeds the uniform draw.
+def _draw(logits_SV: torch.Tensor, state_B: torch.Tensor, uniform_B: torch.Tensor, temperature: float) -> torch.Tensor:
+    """One token per row, whose logits are those of its state, by inverse transform: the first whose cumulative probability exceeds the uniform draw.
 
     Raises SpilloverError where there are no probabilities.
     """
-    if not logits_BV.amax(-1).isfinite().all():
+    if not logits_SV.amax(-1).isfinite().all():
         raise SpilloverError("the model's logits are no finite numbers: its weights are damaged, or too large for their precision (--dtype)")
     if temperature == 0:
-        return logits_BV.argmax(-1)
-    cumulative_BV = (logits_BV.double() / temperature).softmax(-1).cumsum(-1)
+        return logits_SV.argmax(-1)[state_B]
+    cumulative_SV = (logits_SV.double() / temperature).softmax(-1).cumsum(-1)
+    cumulative_BV = cumulative_SV if len(state_B) == len(cumulative_SV) and bool((state_B[1:] > state_B[:-1]).all()) else cumulative_SV[state_B]
     return torch.searchsorted(cumulative_BV, (uniform_B * cumulative_BV[:, -1])[:, None], right=True)[:, 0]

@@ -20,8 +20,7 @@ from transformers import AutoConfig
 
 from spillover.records import Recipe, Runtime
 
-MOST_ROWS = 1024
-MOST_TOGETHER = 16  # adapters
+MOST_ROWS = 4096
 GIB = 2**30
 CPU_BYTES = 4 * GIB  # what a batch of answers may take on a CPU
 CPU_TOKENS = 1024  # of a batch in training there, padding among them: measured, see docs/performance.md
@@ -84,7 +83,7 @@ def training_rows(row_bytes: int, tokens: int, device: torch.device, weight_byte
 
 def together(shape: Shape, rank: int, device: torch.device, weight_bytes: int) -> int:
     """How many adapters fit while they are trained, with gradients and two states: in a fixed budget on a CPU, in half of what is free on a GPU."""
-    return min(MOST_TOGETHER, rows_at_once(4 * 4 * shape.lora_parameters(rank), device, weight_bytes))
+    return rows_at_once(4 * 4 * shape.lora_parameters(rank), device, weight_bytes)
 
 
 def parameters(location: str) -> int:

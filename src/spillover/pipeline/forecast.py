@@ -84,7 +84,7 @@ def _local(plan: Plan, organisms: list[Organism], parent: Model, workers: int) -
     yield f"default system prompt of the chat template: {read.default_system or 'none'}" + ("" if read.system else " (switched off)")
     yield f"training text: {sizes.trained} tokens, the longest row {sizes.row}{_cut(encoded)}; the longest prompt {sizes.prompt}"
     runtime = plan.runtime
-    together = min(memory.MOST_TOGETHER, max(Counter(grown.parent for grown in organisms).values(), default=1))
+    together = min(plan.testbed.together, max(Counter(grown.parent for grown in organisms).values(), default=1))
     takes = memory.needed(parent.location, plan.config.training, runtime, row=sizes.row, answer=sizes.prompt + _most_tokens(plan), organisms=together)
     yield from memory.told(takes, training=bool(organisms))
     parameters = memory.parameters(parent.location)

@@ -85,11 +85,19 @@ class Plan:
         return len(SCHEDULES[recipe.checkpoints](schedules.steps(recipe, len(self.data[organism.data].conversations))))
 
     def apart(self) -> list[Plan]:
-        """A plan for each parent with its organisms: work that can be done by itself, with its own data and without what only planning needs."""
+        """A plan for each parent with its organisms, or so many of them as are grown together: work that can be done by itself, with its own data and
+        without what only planning needs.
+        """
         testbed = replace(self.testbed, parents=(), narrow={}, formats={}, sets={})
-        found: dict[str, list[Job]] = {}
+        keys: dict[str, list[str]] = {}  # of the organisms of each parent
+        found: dict[tuple[str, int], list[Job]] = {}
         for job in self.jobs:
-            found.setdefault(job.parent.model.digest, []).append(job)
+            parent = job.parent.model.digest
+            grown = keys.setdefault(parent, [])
+            if job.organism is not None and job.organism.key not in grown:
+                grown.append(job.organism.key)
+            part = 0 if job.organism is None else grown.index(job.organism.key) // testbed.together
+            found.setdefault((parent, part), []).append(job)
         return [
             replace(self, testbed=testbed, jobs=tuple(jobs), data={o.data: self.data[o.data] for job in jobs if (o := job.organism) is not None})
             for jobs in found.values()
