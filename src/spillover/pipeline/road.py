@@ -207,6 +207,7 @@ class _Family:
                         for made in directory.iterdir():
                             made.rename(home / made.name)
                         self.write_card(home, some[place][0], checkpoints[place])
+                    directory.rmdir()
         return [f"{some[place][0].label}: {result.stopped}" for place, result in enumerate(results) if result.stopped]
 
     def _ask(self, some: Mapping[int, list[Job]]) -> None:
