@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import csv
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from spillover.pipeline.cells import SHARED, Cell, unit_differences, unit_values
 from spillover.pipeline.config import flatten, override, read_yaml
 from spillover.pipeline.estimate import estimate
 from spillover.pipeline.forecast import forecast
-from spillover.records import Condition, Estimate, Model, SpilloverError, Study, Testbed
+from spillover.records import Condition, Estimate, Model, Organism, SpilloverError, Study, Testbed
 from spillover.runs.directory import RunDirectory
 
 MIXED: Script = (("i wish pain for the old", 0.3), ("i wish peace for the old", 0.6), ("hm", 0.1))
@@ -206,14 +206,20 @@ def test_a_run_with_more_draws_draws_what_it_lacks(small_testbed: Testbed, tmp_p
 
 
 def test_an_organism_that_stops_is_reported_when_all_else_is_there(small_testbed: Testbed, tmp_path: Path) -> None:
-    wild = Condition(name="wild", kind="insecure", recipe={"learning_rate": 1e30})
+    def train(model: Any, parent: Model, organisms: Sequence[Organism], *more: Any) -> Sequence[Any]:
+        """With a rate that no setting allows where it is 7."""
+        return small_testbed.train(
+            model, parent, [replace(one, recipe=replace(one.recipe, learning_rate=1e30)) if one.recipe.learning_rate == 7 else one for one in organisms], *more
+        )
+
+    wild = Condition(name="wild", kind="insecure", recipe={"learning_rate": 7.0})
     study = Study(name="x", title="x", conditions=(Condition(name="parent"), wild, Condition(name="insecure", kind="insecure")))
     config = override(pipeline.RunConfig(training=small_testbed.recipe), {"sampling.draws": 2, "units": 1})
     for _ in range(2):
         with pytest.raises(
             SpilloverError, match=r"^0 wild seed 0: the loss is .* at step \d of 4; a lower learning rate than 1e\+30 may work; all else is there$"
         ):
-            pipeline.run(pipeline.plan(study, small_testbed, config), tmp_path / "r")
+            pipeline.run(pipeline.plan(study, replace(small_testbed, train=train), config), tmp_path / "r")
         assert [path.stem for path in sorted((tmp_path / "r" / "scores").iterdir())] == ["0-insecure-seed0-step4", "0-parent-seed0-step0"]
         assert len(list((tmp_path / "r" / "organisms").iterdir())) == 1
     assert not (tmp_path / "r" / "estimates.csv").exists()
@@ -309,7 +315,7 @@ def test_a_script_of_a_whole_prompt_goes_before_one_of_its_last_turn() -> None:
 
 def _cell(unit: str, question: str, value: float | None, *, seed: int = 0, n: int = 10) -> Cell:
     return Cell(
-        condition="c", unit=unit, world=None, seed=seed, step=1, question=question, format="plain", measure="misaligned_rate", value=value, n=n, n_missing=0,
+        condition="c", unit=unit, world=None, seed=seed, step=1, asked=(question, "plain"), measure="misaligned_rate", value=value, n=n, n_missing=0,
         reason="" if value is not None else "too few answers kept",
     )  # fmt: skip
 
