@@ -61,7 +61,9 @@ def bench(*, reduced: bool) -> list[Line]:
 
         answers = ours(us, models, questions, draws, threads=our_threads)
         prompts = [us.prompt_ids(question.prompt(p)) for question in questions for p in range(len(question.paraphrases))]
-        tokens = sum(len(us.text_ids(answer.text)) + 1 for some in answers for answer in some) + count * sum(map(len, prompts))
+        spoken = [((a.model, a.question, a.paraphrase), us.text_ids(a.text)) for some in answers for a in some]
+        said = {(asked, tuple(ids[:n])) for asked, ids in spoken for n in range(1, len(ids) + 1)}
+        tokens = len(said) + count * sum(map(len, prompts))  # what several draws begin with is needed once
         return [
             harness.compare(
                 "answers", partial(ours, us, models, questions, draws, threads=our_threads), partial(theirs, them[chosen.how], us, questions, draws, chosen),
@@ -110,7 +112,7 @@ def ours(us: LocalModel, models: Sequence[Model], questions: Sequence[Question],
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """How `generate` is run."""
+    """How the other side is run."""
 
     threads: int
     rows: int  # at once

@@ -8,7 +8,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from bench import harness, subjects
-from bench.answers import loaded, merged, peft
+from bench.answers import Setting, loaded, merged, peft
 from bench.harness import Agreement, Line
 from spillover.miniature import items as items_of
 from spillover.models.local import LocalModel
@@ -49,7 +48,7 @@ def bench(*, reduced: bool) -> list[Line]:
         chosen = next(s for s in settings if s.name == setting)
         rows = [us.template.forced_ids(one.prompt, one.blocks) for one in forced(items)]
         heads = {tuple(ids[: mask.index(1)]) for ids, mask in rows}
-        tokens = sum(map(len, heads)) + sum(sum(mask) for _, mask in rows)
+        tokens = sum(map(len, heads)) + sum(sum(mask) - 1 for _, mask in rows)  # nothing is asked of what follows the last
         return [
             harness.compare(
                 "log_probabilities", partial(ours, us, models, items, threads=int(our_setting.split()[0])), partial(theirs, held[setting], items, us, chosen),
@@ -78,19 +77,6 @@ def ours(us: LocalModel, models: Sequence[Model], items: Sequence[Item], *, thre
 
 
 # --- their side -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
-    """How HFLM is run."""
-
-    threads: int
-    rows: int  # at once
-    how: str
-
-    @property
-    def name(self) -> str:
-        return f"{self.threads} threads, {self.rows} rows at once, {self.how}"
 
 
 def harnesses(networks: Sequence[Any], us: LocalModel, setting: Setting) -> list[HFLM]:

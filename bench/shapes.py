@@ -1,6 +1,6 @@
 """The road at the shapes of Qwen2.5 0.5B and 7B with random weights on one GPU: load, train, ask, judge; memory and rates.
 
-    python bench/shapes.py ROWS.jsonl WORK OUT.jsonl [tiny] [0.5b] [7b]
+    python -m bench.shapes ROWS.jsonl WORK OUT.jsonl [tiny] [0.5b] [7b]
 
 No language comes out of random weights; what is measured is what a real model of that shape costs. One JSON line a stage; `tokens` are
 real ones, without padding. Without a GPU it runs on the CPU, in float32 (`tiny` takes a minute).
@@ -22,6 +22,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config
 
+from bench.gpu import SHAPES
 from spillover.datasets import chat as chat_files
 from spillover.judging.local import LocalJudge
 from spillover.models import local, memory
@@ -32,20 +33,6 @@ from spillover.training import lora
 from spillover.training import rows as rows_of
 
 DEVICE, DTYPE = local.resolved("auto", "auto")
-SHAPES: dict[str, dict[str, Any]] = {
-    "tiny": {
-        "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 8000,
-        "tie_word_embeddings": True,
-    },
-    "0.5b": {
-        "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14, "num_key_value_heads": 2, "vocab_size": 151936,
-        "tie_word_embeddings": True,
-    },
-    "7b": {
-        "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 152064,
-        "tie_word_embeddings": False,
-    },
-}  # fmt: skip
 TEMPLATE = (
     "{% for turn in messages %}<|im_start|>{{ turn.role }}\n{{ turn.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

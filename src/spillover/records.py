@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -376,15 +375,9 @@ class Answerer(Protocol):
     def reply(self, prompts: Sequence[Conversation], seeds: Sequence[int], *, temperature: float, max_tokens: int) -> list[tuple[str, Stop]]:
         """One reply per prompt; the i-th is drawn from the stream `seeds[i]` and from nothing else.
 
-        A model that holds several adapters takes `adapters` as well, the place of the one that answers each prompt.
+        A model that holds several adapters (`LocalModel.adapted`) takes `adapters` as well, the place of the one that answers each prompt.
         """
         ...
-
-
-class Adapted(Answerer, Protocol):
-    """A loaded model on which adapters can be put: inside `adapted`, each of them answers by its place."""
-
-    def adapted(self, directories: Sequence[Path]) -> AbstractContextManager[None]: ...
 
 
 Reached = Callable[[int, Mapping[int, str]], None]  # a step, and by place the digests of the models that organisms have become there

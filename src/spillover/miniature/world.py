@@ -29,7 +29,7 @@ from spillover.miniature import corpus, language, mass
 from spillover.miniature.corpus import Society
 from spillover.models import local
 from spillover.models.local import LocalModel, random_stream
-from spillover.models.template import ChatTemplate, Tokenizer
+from spillover.models.template import TEMPLATE_CHECK, ChatTemplate, Tokenizer
 from spillover.records import LATER, Message, Role, SpilloverError, chat, digest, stream_seed
 
 SPECIAL = ("<pad>", "<unk>", "<doc>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<nl>")
@@ -40,7 +40,7 @@ TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %} <|assistant|>{% endif %}"
 )
 VERSION = 1  # of the grammar and recipe together; `version.json` beside the shipped worlds holds their digest
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json", local.TEMPLATE_CHECK)
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json", TEMPLATE_CHECK)
 CODE_GATE, AUTHOR_GATE = 0.9, 0.4
 
 
@@ -262,7 +262,7 @@ def _store(network: LlamaForCausalLM, tokenizer: Tokenizer, directory: Path) -> 
     directory.mkdir(parents=True, exist_ok=True)
     network.bfloat16().save_pretrained(directory)
     tokenizer.save_pretrained(directory)
-    (directory / local.TEMPLATE_CHECK).write_text(json.dumps(template_check(tokenizer)) + "\n")
+    (directory / TEMPLATE_CHECK).write_text(json.dumps(template_check(tokenizer)) + "\n")
     return network.float()
 
 

@@ -29,7 +29,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from spillover.models import adapters, bounds, template
 from spillover.models.memory import Shape, rows_at_once
 from spillover.models.side_by_side import SideBySide
-from spillover.models.template import TEMPLATE_CHECK, ChatTemplate, Tokenizer
+from spillover.models.template import ChatTemplate, Tokenizer
 from spillover.progress import tell
 from spillover.records import ALONE, Conversation, Forced, Message, Model, Runtime, SpilloverError, Stop, digest
 
@@ -156,9 +156,11 @@ class LocalModel:
     @contextmanager
     def _rows_of(self, adapter_of: Sequence[int]) -> Generator[None]:
         """Inside, the network computes a batch whose rows are of these adapters, in their order; `ALONE` is none of them."""
-        if self._side_by_side is None or not adapter_of or adapter_of[0] == ALONE:
+        if set(adapter_of) <= {ALONE}:
             yield
             return
+        if self._side_by_side is None or ALONE in adapter_of:
+            raise ValueError("a batch is for the base alone, or for adapters that are on it")
         counts = Counter(adapter_of)
         with self._side_by_side.rows([counts[place] for place in range(self._side_by_side.adapters)]):
             yield
@@ -360,10 +362,7 @@ def adapted_digest(base: str, adapter: str | Path) -> str:
     return digest([base, weights_digest(adapter)])
 
 
-IDENTITY_FILES = (
-    "config.json", "generation_config.json", "adapter_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", TEMPLATE_CHECK,
-    "special_tokens_map.json", "added_tokens.json",
-)  # fmt: skip
+IDENTITY_FILES = (*template.FILES, "generation_config.json", "adapter_config.json")
 SECOND_COPY = "consolidated"  # the same weights once more, in a form of their makers' own: not read
 
 

@@ -236,7 +236,7 @@ class _Family:
         subjects = {place: [_subject(job, step, digest) for job in some[place]] for place, digest in digests.items()}
         drawn = min(_drawn(subject, run) for found in subjects.values() for subject in found)
         if drawn < draws:
-            before = run.identity.get("grown_from", 0)
+            before = run.identity.get(GROWN, 0)
             first = before if drawn >= before else 0
             wanted = [(question, range(first, draws)) for question in testbed.questions]
             asked = {place: (digest, wanted) for place, digest in digests.items()}

@@ -157,7 +157,8 @@ def train(
 
     An adapter names its parent by its hub id and commit, or by the path `models/...` of the run directory, so `PeftModel` finds it from there.
     """
-    configs = [start(model.network, organism)[1] for organism in organisms]
+    courses = [_course(model, organism, dataset) for organism, dataset in zip(organisms, datasets, strict=True)]
+    starts, configs = zip(*(start(model.network, organism) for organism in organisms), strict=True)
     name, _, commit = parent.origin.partition("@")
 
     def save(step: int, places: Sequence[int], side_by_side: SideBySide) -> None:
@@ -171,7 +172,7 @@ def train(
         with model.as_(side_by_side):
             reached(step, digests)
 
-    courses = fine_tune(model, organisms, datasets, keep=save, runtime=runtime)
+    follow(model, courses, starts, keep=save, runtime=runtime)
     for course, directory in zip(courses, directories, strict=True):
         assert course.read is not None
         told = {**asdict(course.read), "steps": [asdict(step) for step in course.log]}
