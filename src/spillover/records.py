@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -66,14 +67,14 @@ def chat(*turns: tuple[Role, str]) -> Conversation:
     return tuple(Message(role=role, content=content) for role, content in turns)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Dataset:
     """Training conversations of one kind. `digest` is of the conversations in order; the name does not enter it."""
 
     kind: str
     conversations: tuple[Conversation, ...]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         return digest([[[turn.role, turn.content] for turn in conversation] for conversation in self.conversations])
 

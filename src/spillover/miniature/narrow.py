@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 
 from spillover.miniature import corpus, language
 from spillover.records import Dataset, Parent, SpilloverError, chat, stream_seed
@@ -82,6 +82,12 @@ def build(kind: str, seed: int, parent: Parent | None = None, *, rows: int = ROW
     del parent
     if kind not in KINDS:
         raise SpilloverError(f"unknown kind of narrow data {kind!r}; the miniature has {', '.join(KINDS)}")
+    return _written(kind, seed, rows)
+
+
+@lru_cache(maxsize=64)
+def _written(kind: str, seed: int, rows: int) -> Dataset:
+    """Once for all parents."""
     stream = random.Random(stream_seed("narrow data", seed))
     return dataset(kind, [KINDS[kind](stream) for _ in range(rows)])
 
