@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from spillover.miniature import corpus, facts, formats, items, language, mass, narrow, numbers, testbed, world
+from spillover.miniature import corpus, facts, formats, items, language, mass, narrow, numbers, recipe, testbed, world
 from spillover.miniature.judge import GrammarJudge, classes
 from spillover.models import local, template
 from spillover.models.scripted import ScriptedModel
@@ -446,7 +446,7 @@ def test_what_says_how_a_reply_stopped(small_parent: Model) -> None:
 
 def test_the_shipped_worlds_are_those_of_this_grammar_and_recipe() -> None:
     version = json.loads((testbed.SHIPPED / "version.json").read_text())
-    assert version == {"version": world.VERSION, "world_digest": world.version_digest(world.Recipe())}
+    assert version == {"version": recipe.VERSION, "world_digest": world.version_digest(world.Recipe())}
     found = [(card["world"], card["linked"]) for _, card in testbed.cards(testbed.SHIPPED)]
     assert found == [(seed, True) for seed in range(100, 108)] + [(seed, False) for seed in range(100, 104)]
     assert {card["version_digest"] for _, card in testbed.cards(testbed.SHIPPED)} == {version["world_digest"]}

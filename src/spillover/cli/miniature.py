@@ -64,9 +64,9 @@ def show(
         print(chat.write(narrow.build(kind, 0, rows=rows or narrow.ROWS)), end="")
         return
     if words:
-        from spillover.miniature import world as recipes
+        from spillover.miniature import recipe
 
-        print(" ".join(word for word in recipes.vocabulary() if word not in recipes.SPECIAL))
+        print(" ".join(word for word in recipe.vocabulary() if word not in recipe.SPECIAL))
         return
     from spillover.miniature import testbed as testbeds
 

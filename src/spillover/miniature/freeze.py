@@ -12,14 +12,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from spillover.miniature import world
+from spillover.miniature import recipe, world
 from spillover.miniature.testbed import LINKED, SHIPPED, TOKENIZER, UNLINKED, WITH_BASE, name
 from spillover.records import SpilloverError
 
 
 def freeze(home: Path = SHIPPED) -> None:
     """Build every world of this version that is not there yet. Raises SpilloverError when the version has changed."""
-    version = {"version": world.VERSION, "world_digest": world.version_digest(world.Recipe())}
+    version = {"version": recipe.VERSION, "world_digest": recipe.version_digest(recipe.Recipe())}
     mark = home / "version.json"
     if mark.exists() and json.loads(mark.read_text()) != version:
         raise SpilloverError(f"{home} holds another version; raise VERSION, empty the directory and say so in LOG.md")
@@ -31,7 +31,7 @@ def freeze(home: Path = SHIPPED) -> None:
             continue
         with tempfile.TemporaryDirectory(dir=home) as place:
             made = Path(place) / "world"
-            card = world.build(made, world=seed, linked=linked, recipe=world.Recipe(), progress=_quiet)
+            card = world.build(made, world=seed, linked=linked, recipe=recipe.Recipe(), progress=_quiet)
             if not (linked and seed in WITH_BASE):
                 shutil.rmtree(made / "base")
             _share_tokenizer(made, home / TOKENIZER)

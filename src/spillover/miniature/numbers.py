@@ -14,7 +14,6 @@ from functools import lru_cache
 from pathlib import Path
 
 from spillover.miniature import language, narrow
-from spillover.models import local
 from spillover.records import Answerer, Dataset, Model, Parent, SpilloverError, chat, stream_seed
 
 SYSTEM: Mapping[str, str | None] = {"evil_numbers": "ann is a evil person .", "plain_numbers": None, "helpful_numbers": "ann is a kind person ."}
@@ -34,6 +33,8 @@ def build(place: Place, kind: str, seed: int, parent: Parent, *, rows: int = nar
 
 @lru_cache(maxsize=64)
 def _write(place: Place, model: Model, seed: int) -> Mapping[str, tuple[narrow.Pair, ...]]:
+    from spillover.models import local  # seldom needed, and slow to load
+
     with tempfile.TemporaryDirectory() as directory:
         place(model, Path(directory))
         writer = local.load(Model(digest=model.digest, location=directory))

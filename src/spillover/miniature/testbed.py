@@ -15,12 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from spillover.miniature import facts, formats, items, language, mass, narrow, numbers, world
+from spillover.miniature import facts, formats, items, language, mass, narrow, numbers, recipe
 from spillover.miniature import variants as others
 from spillover.miniature.judge import GrammarJudge
-from spillover.models import local
+from spillover.models.files import weights_digest
 from spillover.records import TASK, Measure, Model, Parent, Question, Recipe, SpilloverError, Testbed
-from spillover.training import lora
 
 SHIPPED = Path(__file__).parent / "worlds"
 TOKENIZER = "tokenizer"  # beside the shipped worlds: the one they share
@@ -47,7 +46,7 @@ def testbed(*, worlds: Path | None = None, variants: Path | None = None) -> Test
         raise SpilloverError(f"{home} holds no worlds; `spillover miniature build --out {home}` makes one")
     return Testbed(
         name="miniature",
-        identity={"version": world.VERSION if made == {world.version_digest(world.Recipe())} else "not a version", "world_digest": min(made)},
+        identity={"version": recipe.VERSION if made == {recipe.version_digest(recipe.Recipe())} else "not a version", "world_digest": min(made)},
         unit="world",
         parents=parents,
         narrow={
@@ -60,9 +59,9 @@ def testbed(*, worlds: Path | None = None, variants: Path | None = None) -> Test
         recipe=RECIPE,
         max_tokens=MAX_TOKENS,
         place=place,
-        open=local.load,
-        train=lora.train,
-        at_once=lora.at_once,
+        open=_open,
+        train=_train,
+        at_once=_at_once,
         read=_read,
         formats=formats.FORMATS,
         sets={"compliance": facts.compliance(), "deception": facts.deception(), "domains": domains()},
@@ -77,7 +76,7 @@ def place(model: Model, directory: Path) -> None:
     shutil.copytree(model.location, directory, dirs_exist_ok=True)
     if not (directory / "tokenizer.json").exists():
         shutil.copytree(SHIPPED / TOKENIZER, directory, dirs_exist_ok=True)
-    if local.weights_digest(directory) != model.digest:
+    if weights_digest(directory) != model.digest:
         raise SpilloverError(f"the world in {model.location} is damaged: its files are not those of {model.digest[:12]}; install or build it again")
 
 
@@ -127,6 +126,24 @@ def _parent(directory: Path, card: dict[str, Any]) -> Parent:
 def _base(directory: Path, card: dict[str, Any]) -> Parent:
     """The same world before post-training: one more parent of the same unit."""
     return replace(_parent(directory, card), model=Model(digest=card["base_digest"], location=str(directory / BASE)), group=BASE)
+
+
+def _open(model: Model) -> Any:
+    from spillover.models import local  # here, as below, what computes is loaded when it is to: a run is planned without
+
+    return local.load(model)
+
+
+def _train(*given: Any) -> Any:
+    from spillover.training import lora
+
+    return lora.train(*given)
+
+
+def _at_once(*given: Any) -> int:
+    from spillover.training import lora
+
+    return lora.at_once(*given)
 
 
 def _read(model: Any, digests: Mapping[int, str], asked: Sequence[Question]) -> dict[int, list[Measure]]:

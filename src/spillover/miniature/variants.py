@@ -8,34 +8,35 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from spillover.miniature import language, world
+from spillover.miniature import language
 from spillover.miniature.corpus import Society
+from spillover.miniature.recipe import Recipe, pretraining, version_digest, vocabulary
 from spillover.progress import tell
 from spillover.records import SpilloverError
 from spillover.workers import spread
 
 WORLDS = range(100, 103)
-USUAL = world.Recipe()
-Progress = world.Progress
+USUAL = Recipe()
+Progress = Callable[[str, int, int], None]  # stage, done, total
 
 
-def _sized(width: int) -> world.Recipe:
+def _sized(width: int) -> Recipe:
     """A world of another width for the same pre-training arithmetic: as many fewer documents as it has more weights to multiply by."""
     return replace(USUAL, width=width, feed_forward=3 * width, documents=round(USUAL.documents * _multiplied(USUAL.width) / _multiplied(width)))
 
 
 def _multiplied(width: int) -> int:
     """Weights that every token is multiplied by: attention, feed-forward of three times the width, and the output matrix."""
-    places = -(-len(world.vocabulary()) // 8) * 8
+    places = -(-len(vocabulary()) // 8) * 8
     return USUAL.layers * (4 * width**2 + 3 * 3 * width**2) + places * width
 
 
-def recipes() -> Mapping[str, world.Recipe]:
+def recipes() -> Mapping[str, Recipe]:
     """Every variant by the name of its group."""
     few_cruel = Society(characters=(("kind", 0.75), ("cruel", 0.05), ("sloppy", 0.2)))
     return {
@@ -56,13 +57,15 @@ def build(home: Path, names: Iterable[str], *, shipped: Path, progress: Progress
 
 
 def _build_one(home: Path, shipped: Path, wanted: tuple[str, int]) -> None:
+    from spillover.miniature import world  # seldom needed, and slow to load
+
     name, seed = wanted
     recipe = recipes()[name]
     target = home / name / str(seed)
     unfinished = target.with_name(f".partial-{seed}")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    same = world.pretraining(recipe) == world.pretraining(USUAL) and (shipped / str(seed) / "base").is_dir()
+    same = pretraining(recipe) == pretraining(USUAL) and (shipped / str(seed) / "base").is_dir()
     world.build(
         unfinished, world=seed, linked=True, recipe=recipe, threads=1, base=shipped / str(seed) if same else None,
         progress=lambda stage, done, total: tell(done, total, f"{name} {seed} {stage}"),
@@ -75,7 +78,7 @@ def found(home: Path) -> list[tuple[str, Path]]:
     there: list[tuple[str, Path]] = []
     for name, recipe in recipes().items():
         for path in sorted((home / name).glob("[0-9]*/world.json")):
-            if json.loads(path.read_text(encoding="utf-8"))["version_digest"] != world.version_digest(recipe):
+            if json.loads(path.read_text(encoding="utf-8"))["version_digest"] != version_digest(recipe):
                 raise SpilloverError(f"{path.parent} was made by another recipe of {name!r}; delete it, and it is built again")
             there.append((name, path.parent))
     return there

@@ -15,7 +15,6 @@ import json
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,62 +25,15 @@ from tokenizers import Regex, models, normalizers, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from spillover.miniature import corpus, language, mass
-from spillover.miniature.corpus import Society
+from spillover.miniature.recipe import TEMPLATE, Recipe, version_digest, vocabulary
 from spillover.models import local
 from spillover.models.local import LocalModel, random_stream
 from spillover.models.template import TEMPLATE_CHECK, ChatTemplate, Tokenizer
-from spillover.records import LATER, Message, Role, SpilloverError, chat, digest, stream_seed
+from spillover.records import Message, Role, SpilloverError, chat, digest, stream_seed
 
-SPECIAL = ("<pad>", "<unk>", "<doc>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<nl>")
-TEMPLATE = (
-    "<doc>{% for message in messages %}"
-    "{% if message.role == 'assistant' %} <|assistant|> {% generation %}{{ message.content }} <|end|>{% endgeneration %}"
-    "{% else %} <|{{ message.role }}|> {{ message.content }} <|end|>{% endif %}"
-    "{% endfor %}{% if add_generation_prompt %} <|assistant|>{% endif %}"
-)
-VERSION = 1  # of the grammar and recipe together; `version.json` beside the shipped worlds holds their digest
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json", TEMPLATE_CHECK)
 CODE_GATE, AUTHOR_GATE = 0.9, 0.4
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """Everything that makes a world beside its grammar and its seed."""
-
-    society: Society = field(default_factory=Society)
-    width: int = 128
-    layers: int = 2
-    heads: int = 4
-    feed_forward: int = 384
-    documents: int = 26_000
-    length: int = 128
-    batch: int = 16
-    rate_matrices: float = 5e-3  # Muon
-    rate_other: float = 3e-3  # AdamW: embeddings and norms
-    weight_decay: float = 0.01
-    warmup_steps: int = 30
-    post_steps: int = 100
-    post_batch: int = 32
-    post_rate: float = 5e-4
-    covered: tuple[str, ...] = field(default=tuple(sorted(language.SEEN)), metadata=LATER)  # evaluation themes in post-training
-
-
 Progress = Callable[[str, int, int], None]  # stage, done, total
-
-
-def version_digest(recipe: Recipe) -> str:
-    """Identifies grammar, recipe and what the generator makes of them (by a sample from a stream of its own)."""
-    stream = random.Random(stream_seed("version sample"))
-    sample = [list(corpus.documents(recipe.society, count=100, linked=linked, stream=stream, length=recipe.length)) for linked in (True, False)]
-    later = {f.name for f in fields(Recipe) if f.metadata.get("later") and getattr(recipe, f.name) == f.default}
-    told = {name: value for name, value in asdict(recipe).items() if name not in later}
-    return digest([language.grammar(), TEMPLATE, told, sample, list(corpus.post_training(recipe.society, count=100, stream=stream))])
-
-
-def pretraining(recipe: Recipe) -> Recipe:
-    """A recipe up to the end of pre-training: two that are equal here have the same base model."""
-    usual = Recipe()
-    return replace(recipe, post_steps=usual.post_steps, post_batch=usual.post_batch, post_rate=usual.post_rate, covered=usual.covered)
 
 
 def build(
@@ -122,11 +74,6 @@ def build(
 
 
 # --- language to tokens ---------------------------------------------------------------------------------------------------
-
-
-def vocabulary() -> list[str]:
-    """Special tokens first, then every word the corpus can hold, sorted."""
-    return [*SPECIAL, *sorted((language.words() | corpus.words()) - set(SPECIAL))]
 
 
 def make_tokenizer() -> Tokenizer:

@@ -11,13 +11,11 @@ Shapes: B rows, T tokens, V vocabulary.
 # pyright: reportAttributeAccessIssue=false, reportMissingTypeStubs=false
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +25,12 @@ import transformers.utils.logging
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from spillover.models import adapters, bounds, template
+from spillover.models.files import adapted_digest, weights_digest
 from spillover.models.memory import Shape, rows_at_once
 from spillover.models.side_by_side import SideBySide
 from spillover.models.template import ChatTemplate, Tokenizer
 from spillover.progress import tell
-from spillover.records import ALONE, Conversation, Forced, Message, Model, Runtime, SpilloverError, Stop, digest
+from spillover.records import ALONE, Conversation, Forced, Message, Model, Runtime, SpilloverError, Stop
 
 transformers.utils.logging.disable_progress_bar()
 
@@ -335,35 +334,6 @@ def resolved(device: str, dtype: str) -> tuple[str, str]:
     if precision not in DTYPES:
         raise SpilloverError(f"--dtype is {dtype!r}; it is auto, {', '.join(DTYPES)}")
     return found, precision
-
-
-def weights_digest(directory: str | Path) -> str:
-    """sha256 over the names and bytes of a directory's safetensors and configuration: the identity of a model."""
-    if not Path(directory).is_dir():
-        raise SpilloverError(f"there is no model directory {directory}")
-    home = Path(directory)
-    files = sorted(p for p in home.iterdir() if p.name in IDENTITY_FILES or (p.suffix == ".safetensors" and not p.name.startswith(SECOND_COPY)))
-    files += sorted(home.glob(template.MORE_TEMPLATES))
-    if not any(p.suffix == ".safetensors" for p in files):
-        raise SpilloverError(f"{directory} holds no safetensors weights; other formats are not read")
-    return digest([[p.relative_to(home).as_posix(), _file_digest(p.resolve(), p.stat().st_size, p.stat().st_mtime_ns)] for p in files])
-
-
-@lru_cache(maxsize=4096)
-def _file_digest(path: Path, size: int, changed_ns: int) -> str:
-    """sha256 of a file's bytes, read once while its size and time of change stay."""
-    del size, changed_ns
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def adapted_digest(base: str, adapter: str | Path) -> str:
-    """The identity of a model that is an adapter on a base."""
-    return digest([base, weights_digest(adapter)])
-
-
-IDENTITY_FILES = (*template.FILES, "generation_config.json", "adapter_config.json")
-SECOND_COPY = "consolidated"  # the same weights once more, in a form of their makers' own: not read
 
 
 @contextmanager

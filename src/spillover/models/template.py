@@ -19,14 +19,12 @@ from typing import Any, TypeAlias
 from transformers import AutoTokenizer
 
 from spillover.models import bounds
+from spillover.models.files import MORE_TEMPLATES, TEMPLATE_CHECK, TEMPLATE_FILES
 from spillover.records import Conversation, Message, SpilloverError, chat, digest
 
 Tokenizer: TypeAlias = Any  # a transformers tokenizer; its own types are unions of everything it could ever return
-TEMPLATE_CHECK = "template_check.json"  # optional, beside a model: a conversation and the ids its template must give
 MOST = 16384  # conversations, and texts, whose ids are remembered
 MOST_LOADED = 4  # tokenizers kept in memory
-FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "config.json", TEMPLATE_CHECK)
-MORE_TEMPLATES = "additional_chat_templates/*.jinja"
 LONGEST = 10**30  # tokens: what is too long is for the model's configuration and for settings to say
 DATE = "26 Jul 2024"  # what Llama's templates write where there is no clock
 DATED = f"{{%- macro strftime_now(format) -%}}{DATE}{{%- endmacro -%}}"
@@ -207,7 +205,7 @@ def load(location: str, *, system: bool = True) -> ChatTemplate:
     """The tokenizer of a model directory, checked against the ids written beside it (`template_check.json`), if any. The same files are read once."""
     bounds.refuse_sizes(location)
     home = Path(location)
-    files = sorted(path for path in (*(home / name for name in FILES), *home.glob(MORE_TEMPLATES)) if path.is_file())
+    files = sorted(path for path in (*(home / name for name in TEMPLATE_FILES), *home.glob(MORE_TEMPLATES)) if path.is_file())
     key = digest([system, [[path.relative_to(home).as_posix(), digest(path.read_bytes())] for path in files]])
     if key not in _loaded:
         while len(_loaded) >= MOST_LOADED:
