@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from spillover.records import SpilloverError
 
-LOADED = "spillover.training.lora"  # what those of a run begin with
+LOADED = "spillover.loaded"  # what those of a run begin with
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -27,8 +27,8 @@ def spread(do: Callable[[Item], Result], items: Sequence[Item], workers: int, *,
     `do`, the items and the results must be picklable for more than one; `load` names a module that workers begin with. Workers start afresh: they
     share no memory, threads or open files with this process. What one raises is raised here, and the others stop.
     """
+    gc.freeze()  # what was loaded stays: the collector need not look through it again and again
     if min(workers, len(items)) <= 1:
-        gc.freeze()
         yield from ((place, do(item)) for place, item in enumerate(items))
         return
     context = _context(load)
@@ -61,7 +61,7 @@ def _context(load: str) -> Any:
 
 def _begin(reader: Any, filters: Sequence[Any]) -> None:
     """In a worker: warn of what the starting process warns of, leave interrupts from the keyboard to it, and end when its end of the pipe is closed."""
-    gc.freeze()  # what was loaded stays: the collector need not look through it again and again
+    gc.freeze()
     warnings.filters[:] = filters  # pyright: ignore[reportIndexIssue]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 

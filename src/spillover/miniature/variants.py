@@ -18,7 +18,7 @@ from spillover.miniature.corpus import Society
 from spillover.miniature.recipe import Recipe, pretraining, version_digest, vocabulary
 from spillover.progress import tell
 from spillover.records import SpilloverError
-from spillover.workers import spread
+from spillover.workers import LOADED, spread
 
 WORLDS = range(100, 103)
 USUAL = Recipe()
@@ -52,7 +52,7 @@ def build(home: Path, names: Iterable[str], *, shipped: Path, progress: Progress
     lacking = [(name, seed) for name in names for seed in WORLDS if not (home / name / str(seed)).exists()]
     if lacking:
         progress("worlds", 0, len(lacking))
-    for count, _ in enumerate(spread(partial(_build_one, home, shipped), lacking, workers, load="spillover.models.local"), 1):
+    for count, _ in enumerate(spread(partial(_build_one, home, shipped), lacking, workers, load=LOADED), 1):
         progress("worlds", count, len(lacking))
 
 
