@@ -1,7 +1,7 @@
 """Run benches and print their table: `python -m bench [NAME ...] [--reduced] [--results DIR]`.
 
 Each runs in a process of its own; without names, all. `--reduced` takes tiny sizes, to see that every check holds, and keeps nothing unless
-`--results` says where.
+`--results` says where. A bench whose sides differ is named, the others go on, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from bench.harness import RESULTS, Line, append, measured, table
+from bench.harness import RESULTS, DifferenceError, Line, append, measured, table
 
 BENCHES = ("train", "answers", "log_probabilities", "study", "estimate", "startup")
 ENVIRONMENT = {  # of both sides; the first is what `spillover` sets for itself
@@ -32,14 +32,20 @@ def main() -> None:
         parser.error(f"there is no bench {odd!r}; there are {', '.join(BENCHES)}")
     results = given.results or (None if given.reduced else RESULTS)
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
-    lines: list[Line] = []
+    lines, differ = list[Line](), list[str]()
     for name in given.names or BENCHES:
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as alone:
-            found = alone.submit(measured, name, reduced=given.reduced).result()
+            try:
+                found = alone.submit(measured, name, reduced=given.reduced).result()
+            except DifferenceError as error:
+                differ.append(str(error))
+                continue
         lines += found
         for line in found if results is not None else ():
             append(line, results)
     print(f"\n{table(lines)}")
+    if differ:
+        raise SystemExit("\n".join(differ))
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def bench(*, reduced: bool) -> list[Line]:
         peaks: dict[str, float] = {}
         line = harness.compare(
             "estimate", partial(ours, run, peaks), partial(theirs, run, theirs_out, peaks), check=check, against="pandas and a Python bootstrap", target=20.0,
-            repeats=1 if reduced else 5, work=Work(bytes=size), sizes={"organisms": organisms, "answers": answers, "bytes": size},
+            repeats=1 if reduced else 3, warm=False, work=Work(bytes=size), sizes={"organisms": organisms, "answers": answers, "bytes": size},
         )  # fmt: skip
         took = max(line["ours_s"])
         limits = [

@@ -72,25 +72,29 @@ def compare(
     against: str,
     target: float,
     repeats: int = 5,
+    warm: bool = True,
     work: Work | None = None,
     sizes: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
     limits: Callable[[], Mapping[str, float]] | None = None,
 ) -> Line:
-    """Check both sides once, which warms them up, time them in turn, and print and return what a results file keeps.
+    """Check both sides once, time them in turn, and print and return what a results file keeps.
 
-    The ratio is the median over pairs of (their seconds / our seconds), its range the smallest and the largest pair. `settings` is what was chosen for
-    each side and what else was tried. `limits` measures what `work` is held against, for another device than this CPU (`roofline` else).
+    The check warms them up; where there is nothing to warm, as in a command of its own (`warm` False), it is the first of the repeats. The ratio is the
+    median over pairs of (their seconds / our seconds), its range the smallest and the largest pair. `settings` is what was chosen for each side and what
+    else was tried. `limits` measures what `work` is held against, for another device than this CPU (`roofline` else).
 
     Raises DifferenceError where an agreement does not hold.
     """
-    agreements = check(ours(), theirs())
+    before_s = pace()
+    (mine, ours_s), (other, theirs_s) = timed(ours), timed(theirs)
+    agreements = check(mine, other)
     broken = next((one for one in agreements if not one.holds), None)
     if not agreements or broken is not None:
         why = f"{broken.of} differ by {broken.difference:.3g}, and {broken.tolerance:g} is allowed" if broken else "nothing was checked"
         raise DifferenceError(f"{name}: the two sides do not compute the same thing: {why}")
-    before_s, pairs = pace(), []
-    for _ in range(repeats):
+    pairs = [] if warm else [(ours_s, theirs_s)]
+    while len(pairs) < repeats:
         pairs.append((seconds(ours), seconds(theirs)))
     after_s = pace()
     line: Line = {
@@ -120,8 +124,17 @@ def fastest(tried: Mapping[str, Callable[[], object]], *, rounds: int = 2) -> tu
 
 def seconds(do: Callable[[], object]) -> float:
     """Wall seconds of one call, a GPU's work finished; garbage of what came before is not collected in it."""
+    return timed(do)[1]
+
+
+def timed(do: Callable[[], Ours]) -> tuple[Ours, float]:
+    """The same, and what it gave."""
     gc.collect()
-    return _clocked(do)
+    _finish()
+    started = time.perf_counter()
+    found = do()
+    _finish()
+    return found, time.perf_counter() - started
 
 
 def ratio(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:

@@ -35,7 +35,7 @@ def bench(*, reduced: bool) -> list[Line]:
         return [
             harness.compare(
                 "study", partial(ours, Path(home), *sizes), partial(theirs, Path(home), *sizes, *settings[setting]), check=check,
-                against="TRL, PEFT, generate and pandas, by hand", target=4.0, repeats=1 if reduced else 3,
+                against="TRL, PEFT, generate and pandas, by hand", target=4.0, repeats=1 if reduced else 2, warm=False,
                 sizes={"command": " ".join(("spillover run", *sizes))}, settings={"theirs": setting, "theirs_tried_s": tried},
             )
         ]  # fmt: skip

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -45,6 +47,16 @@ def test_the_check_comes_first_and_then_the_sides_in_turn() -> None:
         check=lambda _a, _b: [Agreement(of="nothing", difference=0.0, tolerance=0.0)],
     )  # fmt: skip
     assert called == ["a", "b", "a", "b", "a", "b"]
+
+
+def test_where_there_is_nothing_to_warm_the_check_is_timed_too() -> None:
+    called: list[str] = []
+    line = harness.compare(
+        "toy", lambda: called.append("a"), lambda: called.append("b"), repeats=2, warm=False, against="another", target=1.0,
+        check=lambda _a, _b: [Agreement(of="nothing", difference=0.0, tolerance=0.0)],
+    )  # fmt: skip
+    assert called == ["a", "b", "a", "b"]
+    assert len(line["ours_s"]) == len(line["theirs_s"]) == 2
 
 
 def test_the_ratio_is_the_median_over_pairs_and_its_range_their_ends() -> None:
@@ -102,3 +114,19 @@ def test_the_page_shows_the_latest_line_of_each_bench(tmp_path: Path) -> None:
 
 def test_the_page_is_what_the_results_give() -> None:
     assert page.PAGE.read_text(encoding="utf-8") == page.written()
+
+
+ALONE = """
+import runpy, sys
+for name in ("datasets", "lm_eval", "matplotlib", "pandas", "polars", "pyarrow", "pydantic", "scipy", "trl"):
+    sys.modules[name] = None  # as if it were not installed
+sys.argv = ["bench.gpu", "--reduced", "tiny"]
+runpy.run_module("bench.gpu", run_name="__main__")
+"""
+
+
+def test_the_gpu_bench_holds_its_checks_at_tiny_shapes_with_torch_transformers_and_peft_alone() -> None:
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", ALONE], capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = [line.split(" | ")[0] for line in done.stdout.partition("| --- |")[2].splitlines()[1:]]
+    assert len(rows) >= 3, done.stdout
