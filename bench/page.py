@@ -1,4 +1,5 @@
-"""The tables of docs/performance.md, from bench/results: of each hardware, the latest line of each bench. What is outside the two marks is left alone.
+"""The tables of docs/performance.md, from bench/results: of each hardware, the latest line of each bench, and what they make of the paper's largest figure.
+What is outside of the marks is left alone.
 
     python -m bench.page [--check]
 
@@ -9,38 +10,41 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from bench import dynamics
 from bench.harness import RESULTS, Line, table
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
-MARKS = ("<!-- bench:begin -->", "<!-- bench:end -->")
+NOTHING = "Nothing has been measured yet."
 OTHERS = ("audits.jsonl",)  # results of other scripts
 
 
 def written() -> str:
     """The page as the results give it."""
-    text = PAGE.read_text(encoding="utf-8")
-    before, _, rest = text.partition(MARKS[0])
-    _, mark, after = rest.partition(MARKS[1])
-    if not mark:
-        raise SystemExit(f"{PAGE} lacks {MARKS[0]} or {MARKS[1]}")
-    return f"{before}{MARKS[0]}\n\n{tables(RESULTS)}\n\n{MARKS[1]}{after}"
+    text, lines = PAGE.read_text(encoding="utf-8"), measured(RESULTS)
+    made = {"bench": tables(lines), "dynamics": dynamics.table([line for of_one in lines.values() for line in of_one])}
+    for name, table_of in made.items():
+        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+        before, _, rest = text.partition(begin)
+        _, mark, after = rest.partition(end)
+        if not mark:
+            raise SystemExit(f"{PAGE} lacks {begin} or {end}")
+        text = f"{before}{begin}\n\n{table_of or NOTHING}\n\n{end}{after}"
+    return text
 
 
-def tables(results: Path) -> str:
+def measured(results: Path) -> dict[str, list[Line]]:
+    """By hardware, the last line of each bench, in the order in which benches first came."""
+    paths = sorted(path for path in results.glob("*.jsonl") if path.name not in OTHERS)
+    read = {path.stem: [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()] for path in paths}
+    return {name: list({line["bench"]: line for line in lines}.values()) for name, lines in read.items()}
+
+
+def tables(lines: Mapping[str, Sequence[Line]]) -> str:
     """A table for each hardware, and what it was measured with."""
-    parts: list[str] = []
-    for path in sorted(path for path in results.glob("*.jsonl") if path.name not in OTHERS):
-        lines = latest([json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()])
-        parts.append(f"### {path.stem}\n\n{table(lines)}\n\n{_measured(lines)}")
-    return "\n\n".join(parts) or "Nothing has been measured yet."
-
-
-def latest(lines: Sequence[Line]) -> list[Line]:
-    """The last line of each bench, in the order in which benches first came."""
-    return list({line["bench"]: line for line in lines}.values())
+    return "\n\n".join(f"### {name}\n\n{table(of_one)}\n\n{_measured(of_one)}" for name, of_one in lines.items())
 
 
 def _measured(lines: Sequence[Line]) -> str:

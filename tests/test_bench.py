@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from bench import harness, page
+from bench import dynamics, harness, page
 from bench.harness import Agreement, DifferenceError
 
 
@@ -106,10 +106,23 @@ def test_the_page_shows_the_latest_line_of_each_bench(tmp_path: Path) -> None:
     for times in (1.0, 2.0):
         harness.append(line | {"theirs_s": [times], "ratio": harness.ratio([(1.0, times)])}, tmp_path)
     (tmp_path / "audits.jsonl").write_text('{"child": "insecure"}\n')
-    shown = page.tables(tmp_path)
+    shown = page.tables(page.measured(tmp_path))
     assert "2.00x (2.00 to 2.00)" in shown
     assert "1.00x" not in shown
     assert "insecure" not in shown
+
+
+def test_the_figure_is_extrapolated_from_the_shape_itself_where_it_was_measured() -> None:
+    def line(bench: str, fraction: float) -> harness.Line:
+        return {"bench": bench, "hardware": "toy", "roofline": {"ours_fraction": fraction}}
+
+    assert dynamics.table([line("train", 0.5)]) == ""
+    small = [line("train", 0.5), line("answers", 0.25)]
+    assert "50%, train on toy" in dynamics.table(small)
+    assert "40%, train, 7b on toy" in dynamics.table([*small, line("train, 7b", 0.4)])
+    training, answers = dynamics.parts()
+    assert training.least_s == pytest.approx(4.4e17 / 989e12, rel=0.02)  # 15.3 million tokens, 28.8 GFLOP each
+    assert answers.flop / dynamics.FLOP_PER_S > answers.bytes / dynamics.BYTES_PER_S
 
 
 def test_the_page_is_what_the_results_give() -> None:
