@@ -43,14 +43,14 @@ def run(
 
     Raises SpilloverError when `out` holds something else or a file in it is damaged.
     """
+    parts = plan.apart()
+    progress(0, len(parts), parts[0].jobs[0].label)
     made = {"versions": versions(plan.config.threads, plan.runtime), "created": datetime.now(UTC).isoformat(timespec="seconds")}
     _let_grow(plan, out, made)
     found = RunDirectory.start(out, {**plan.identity(), **made, **_grown_from(out)})
     with found.alone():
-        parts = plan.apart()
         for model in {job.parent.model.digest: job.parent.model for job in plan.jobs}.values():
             parent_here(model, plan.testbed, found)
-        progress(0, len(parts), parts[0].jobs[0].label)
         stopped: list[str] = []
         done = spread(partial(_work, found, beside), parts, workers, load=LOADED)
         for count, (_, why) in enumerate(done, 1):
