@@ -45,12 +45,12 @@ def parts() -> list[Part]:
 
 def table(lines: Sequence[Line]) -> str:
     """Markdown, with a line on where its fractions were measured; nothing where none was."""
-    found = {part.bench: _reached(part.bench, lines) for part in parts()}
-    if not all(found.values()):
+    found = {part.bench: reached for part in parts() if (reached := _reached(part.bench, lines))}
+    if len(found) < len(parts()):
         return ""
     rows, total = [("part", "needs", "at the data sheet's rates", "fraction reached where it was measured", "hours, extrapolated"), ("---",) * 5], 0.0
     for part in parts():
-        fraction, where = found[part.bench] or (1.0, "")
+        fraction, where = found[part.bench]
         total += part.least_s / fraction / 3600
         rows.append(
             (part.name, f"{part.flop / 1e15:,.0f} PFLOP", f"{part.least_s / 60:.0f} min", f"{fraction:.0%}, {where}", f"{part.least_s / fraction / 3600:.1f}")

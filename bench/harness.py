@@ -247,7 +247,7 @@ def provenance() -> Line:
     """Date, commit and whether files differ from it, versions, cores."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"), "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain", "--", ":!bench/results")), "python": sys.version.split()[0], "cores": cores(),
+        "dirty": bool(_git("status", "--porcelain", "--", ":!bench/results", ":!docs/performance.md")), "python": sys.version.split()[0], "cores": cores(),
         "versions": {name: found for name in RECORDED if (found := version(name))},
     }  # fmt: skip
 

@@ -23,7 +23,7 @@ OTHERS = ("audits.jsonl",)  # results of other scripts
 
 def written() -> str:
     """The page as the results give it."""
-    text, lines = PAGE.read_text(encoding="utf-8"), measured(RESULTS)
+    text, lines = PAGE.read_text(encoding="utf-8"), latest(RESULTS)
     made = {"bench": tables(lines), "dynamics": dynamics.table([line for of_one in lines.values() for line in of_one])}
     for name, table_of in made.items():
         begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
@@ -35,7 +35,7 @@ def written() -> str:
     return text
 
 
-def measured(results: Path) -> dict[str, list[Line]]:
+def latest(results: Path) -> dict[str, list[Line]]:
     """By hardware, the last line of each bench, in the order in which benches first came."""
     paths = sorted(path for path in results.glob("*.jsonl") if path.name not in OTHERS)
     read = {path.stem: [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()] for path in paths}

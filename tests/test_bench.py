@@ -106,7 +106,7 @@ def test_the_page_shows_the_latest_line_of_each_bench(tmp_path: Path) -> None:
     for times in (1.0, 2.0):
         harness.append(line | {"theirs_s": [times], "ratio": harness.ratio([(1.0, times)])}, tmp_path)
     (tmp_path / "audits.jsonl").write_text('{"child": "insecure"}\n')
-    shown = page.tables(page.measured(tmp_path))
+    shown = page.tables(page.latest(tmp_path))
     assert "2.00x (2.00 to 2.00)" in shown
     assert "1.00x" not in shown
     assert "insecure" not in shown

@@ -446,7 +446,7 @@ def test_what_says_how_a_reply_stopped(small_parent: Model) -> None:
 
 def test_the_shipped_worlds_are_those_of_this_grammar_and_recipe() -> None:
     version = json.loads((testbed.SHIPPED / "version.json").read_text())
-    assert version == {"version": recipe.VERSION, "world_digest": world.version_digest(world.Recipe())}
+    assert version == {"version": recipe.VERSION, "world_digest": recipe.version_digest(recipe.Recipe())}
     found = [(card["world"], card["linked"]) for _, card in testbed.cards(testbed.SHIPPED)]
     assert found == [(seed, True) for seed in range(100, 108)] + [(seed, False) for seed in range(100, 104)]
     assert {card["version_digest"] for _, card in testbed.cards(testbed.SHIPPED)} == {version["world_digest"]}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from spillover.datasets import builders
-from spillover.models import local, sources, template
+from spillover.models import files, local, sources, template
 from spillover.models.addresses import parse_address
 from spillover.models.local import LocalModel
 from spillover.questions import formats, items, sets
@@ -164,7 +164,7 @@ def find(source: str) -> Model:
 def link(model: Model, directory: Path) -> None:
     """Put a model's files into a directory: as hard links where the file system allows it, else as copies."""
     home = Path(model.location)
-    for file in sorted([*home.iterdir(), *home.glob(template.MORE_TEMPLATES)]):
+    for file in sorted([*home.iterdir(), *home.glob(files.MORE_TEMPLATES)]):
         if file.is_file() and file.suffix in (".safetensors", ".json", ".jinja"):
             place = directory / file.relative_to(home)
             place.parent.mkdir(exist_ok=True)

@@ -27,8 +27,8 @@ def spread(do: Callable[[Item], Result], items: Sequence[Item], workers: int, *,
     `do`, the items and the results must be picklable for more than one; `load` names a module that workers begin with. Workers start afresh: they
     share no memory, threads or open files with this process. What one raises is raised here, and the others stop.
     """
-    gc.freeze()  # what was loaded stays: the collector need not look through it again and again
     if min(workers, len(items)) <= 1:
+        gc.freeze()  # what was loaded stays: the collector need not look through it again and again
         yield from ((place, do(item)) for place, item in enumerate(items))
         return
     context = _context(load)

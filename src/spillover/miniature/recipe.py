@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 
 from spillover.miniature import corpus, language
@@ -16,6 +17,7 @@ TEMPLATE = (
     "{% else %} <|{{ message.role }}|> {{ message.content }} <|end|>{% endif %}"
     "{% endfor %}{% if add_generation_prompt %} <|assistant|>{% endif %}"
 )
+Progress = Callable[[str, int, int], None]  # stage, done, total
 VERSION = 1  # of the grammar and recipe together; `version.json` beside the shipped worlds holds their digest
 
 

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from spillover.miniature import language
 from spillover.miniature.corpus import Society
-from spillover.miniature.recipe import Recipe, pretraining, version_digest, vocabulary
+from spillover.miniature.recipe import Progress, Recipe, pretraining, version_digest, vocabulary
 from spillover.progress import tell
 from spillover.records import SpilloverError
 from spillover.workers import LOADED, spread
 
 WORLDS = range(100, 103)
 USUAL = Recipe()
-Progress = Callable[[str, int, int], None]  # stage, done, total
 
 
 def _sized(width: int) -> Recipe:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from tokenizers import Regex, models, normalizers, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from spillover.miniature import corpus, language, mass
-from spillover.miniature.recipe import TEMPLATE, Recipe, version_digest, vocabulary
+from spillover.miniature.recipe import TEMPLATE, Progress, Recipe, version_digest, vocabulary
 from spillover.models import local
 from spillover.models.local import LocalModel, random_stream
 from spillover.models.template import TEMPLATE_CHECK, ChatTemplate, Tokenizer
@@ -33,7 +33,6 @@ from spillover.records import Message, Role, SpilloverError, chat, digest, strea
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json", TEMPLATE_CHECK)
 CODE_GATE, AUTHOR_GATE = 0.9, 0.4
-Progress = Callable[[str, int, int], None]  # stage, done, total
 
 
 def build(

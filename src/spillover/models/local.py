@@ -54,7 +54,6 @@ class LocalModel:
         self.network = network.eval()
         self.template = chat_template
         self._fit: set[Conversation | str] = set()  # what was found to be readable
-        self._rows: dict[Forced, tuple[list[int], list[int]]] = {}  # of forced replies: they are asked for again at every checkpoint
         self._side_by_side: SideBySide | None = None
 
     @contextmanager
@@ -184,8 +183,8 @@ class LocalModel:
 
         Raises SpilloverError for unknown words and spelt control tokens, and where nothing can be scored (`ChatTemplate.forced_ids`).
         """
-        self._rows |= {one: self._forced_row(one) for one in dict.fromkeys(forced) if one not in self._rows}
-        return self.sums([self._rows[one] for one in forced], adapters)
+        rows = {one: self._forced_row(one) for one in dict.fromkeys(forced)}
+        return self.sums([rows[one] for one in forced], adapters)
 
     def _forced_row(self, forced: Forced) -> tuple[list[int], list[int]]:
         whole = (*forced.prompt, Message(role="assistant", content="".join(text for text, _ in forced.blocks)))

@@ -44,6 +44,7 @@ class ChatTemplate:
         self.prompt_ids = lru_cache(MOST)(self._prompt_ids)
         self.text_ids = lru_cache(MOST)(self._text_ids)
         self.training_ids = lru_cache(MOST)(self._training_ids)
+        self.forced_ids = lru_cache(MOST)(self._forced_ids)
 
     @cached_property
     def default_system(self) -> str | None:
@@ -117,7 +118,7 @@ class ChatTemplate:
                 mask[place] = 1
         return ids, mask
 
-    def forced_ids(self, prompt: Conversation, blocks: Sequence[tuple[str, bool]]) -> tuple[list[int], list[int]]:
+    def _forced_ids(self, prompt: Conversation, blocks: tuple[tuple[str, bool], ...]) -> tuple[list[int], list[int]]:
         """The ids of a conversation up to the end of a reply that is given in blocks, and a mask that is 1 on the tokens of the scored blocks.
 
         The template writes the reply as in training; the end of its turn is left off. A block begins after the tokens that the text before it has
