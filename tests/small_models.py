@@ -62,7 +62,7 @@ def make(directory: Path, texts: Iterable[str], *, architecture: str = "qwen2", 
     """A model directory. Its weights are random and large enough that its answers are not all alike."""
     read = tokenizer(texts, size=size, template=template)
     config = AutoConfig.for_model(
-        architecture, **{**SIZES, **ARCHITECTURES[architecture], "tie_word_embeddings": False, **sizes}, vocab_size=len(read),
+        architecture, **{**SIZES, **ARCHITECTURES.get(architecture, {}), "tie_word_embeddings": False, **sizes}, vocab_size=len(read),
         bos_token_id=None, eos_token_id=read.eos_token_id, pad_token_id=read.pad_token_id,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):

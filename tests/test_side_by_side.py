@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from small_models import ARCHITECTURES, make
 from spillover.models import adapters, local
 from spillover.models.local import LocalModel
 from spillover.models.side_by_side import SideBySide
-from spillover.records import Adapter, Dataset, Forced, Model, Organism, Recipe, Runtime, SpilloverError, chat, stream_seed
+from spillover.records import ALONE, Adapter, Dataset, Forced, Model, Organism, Recipe, Runtime, SpilloverError, chat, stream_seed
 from spillover.training import lora, rows, schedules
 
 WORDS = ["the", "a", "cat", "dog", "sits", "runs", "on", "under", "mat", "tree", "red", "blue", "and", "then", "it", "sleeps", "all", "day", "long"]
@@ -195,11 +196,11 @@ def test_out_of_memory_splits_what_is_computed_at_once_and_says_so(qwen: Path, m
     passes: list[int] = []
     losses = lora.token_losses
 
-    def limited(model: LocalModel, some: Sequence[rows.Row]) -> tuple[torch.Tensor, torch.Tensor]:
+    def limited(model: LocalModel, some: Sequence[rows.Row], **options: bool) -> AbstractContextManager[torch.Tensor]:
         passes.append(len(some))
         if len(some) > fits:
             raise torch.OutOfMemoryError("no room")
-        return losses(model, some)
+        return losses(model, some, **options)
 
     monkeypatch.setattr(lora, "token_losses", limited)
     with pytest.warns(UserWarning, match=r"out of memory at step 1: \d+ rows are computed at once from here on; the step stays the same"):
@@ -211,7 +212,7 @@ def test_out_of_memory_splits_what_is_computed_at_once_and_says_so(qwen: Path, m
 
 
 def test_a_row_that_does_not_fit_is_one_sentence(qwen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def never(*_: object) -> None:
+    def never(*_: object, **_options: object) -> None:
         raise torch.OutOfMemoryError("no room")
 
     monkeypatch.setattr(lora, "token_losses", never)
@@ -321,3 +322,17 @@ def test_an_adapter_among_others_is_not_changed_by_what_they_are(qwen: Path) -> 
         assert torch.allclose(mixed[row], equal[place], atol=1e-12)
     assert not torch.allclose(equal[0], bare[0], atol=1e-3)
     assert _farthest(starts[3].tensors, side_by_side.pairs(3)) == 0
+
+
+def test_a_batch_is_for_the_base_alone_or_for_adapters_that_are_there(qwen: Path) -> None:
+    model = _model(qwen)
+    row = ([5, 6, 7], range(1, 3))
+    starts = [lora.start(model.network, organism)[0] for organism in SHORT[:2]]
+    with pytest.raises(ValueError, match="for the base alone, or for adapters that are on it"):
+        model.sums([row], [0])
+    side_by_side = SideBySide(model.network, starts)
+    with model.as_(side_by_side):
+        with pytest.raises(ValueError, match="for the base alone, or for adapters that are on it"):
+            model.sums([row, row], [ALONE, 1])
+        assert model.sums([row, row], [ALONE, ALONE]) == pytest.approx(model.sums([row, row], [0, 1]))  # untrained pairs add nothing
+    side_by_side.remove()

@@ -21,10 +21,11 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 import transformers.utils.logging
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from spillover.models import adapters, bounds, template
+from spillover.models import adapters, bounds, template, wanted
 from spillover.models.files import adapted_digest, weights_digest
 from spillover.models.memory import Shape, rows_at_once
 from spillover.models.side_by_side import SideBySide
@@ -127,8 +128,9 @@ class LocalModel:
             if len(from_S) != len(logits_SV) or (from_S[1:] == from_S[:-1]).any():
                 past.reorder_cache(from_S)
                 attention_ST, adapter_of = attention_ST[from_S], [adapter_of[place] for place in from_S.tolist()]
-            attention_ST, logits_STV = self._go_on(past, attention_ST, next_S[:, None], torch.ones_like(next_S)[:, None], adapter_of)
-            logits_SV = logits_STV[:, -1]
+            attention_ST = F.pad(attention_ST, (0, 1), value=1)
+            with self._rows_of(adapter_of):
+                logits_SV = self._go_on(past, attention_ST, next_S[:, None])[:, -1]
         return tokens_BT.tolist()
 
     def _read(self, rows: Sequence[Row]) -> tuple[Any, torch.Tensor, torch.Tensor, torch.Tensor, list[int]]:
@@ -138,30 +140,26 @@ class LocalModel:
         ids_ST, attention_ST = (tensor.to(self.device) for tensor in pad([list(row.ids) for row in places], self.template.filler, left=True))
         place_ST = (attention_ST.cumsum(1) - 1).clamp(min=0)
         adapter_of = [row.adapter for row in places]
-        with self._rows_of(adapter_of):
-            out = self.network(input_ids=ids_ST, attention_mask=attention_ST, position_ids=place_ST, use_cache=True, logits_to_keep=1)
-        return out.past_key_values, attention_ST, out.logits[:, -1], torch.tensor([places[row] for row in rows], device=self.device), adapter_of
+        last_ST = F.pad(torch.zeros_like(ids_ST[:, 1:], dtype=torch.bool), (0, 1), value=1)
+        with self._rows_of(adapter_of), wanted.logits_after(self.network, last_ST):
+            out = self.network(input_ids=ids_ST, attention_mask=attention_ST, position_ids=place_ST, use_cache=True)
+        return out.past_key_values, attention_ST, out.logits[0], torch.tensor([places[row] for row in rows], device=self.device), adapter_of
 
-    def _go_on(
-        self, past: Any, attention_BT: torch.Tensor, ids_BT: torch.Tensor, counts_BT: torch.Tensor, adapter_of: Sequence[int]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Read more ids after what `past` holds, which grows: which ids count by now, and the logits after each new one."""
-        attention_BT = torch.cat([attention_BT, counts_BT], dim=1)
+    def _go_on(self, past: Any, attention_BT: torch.Tensor, ids_BT: torch.Tensor) -> torch.Tensor:
+        """Read more ids after what `past` holds, which grows; `attention_BT` has which ids count by then. The network's logits."""
         place_BT = (attention_BT.cumsum(1) - 1)[:, -ids_BT.shape[1] :]
-        with self._rows_of(adapter_of):
-            out = self.network(input_ids=ids_BT, attention_mask=attention_BT, position_ids=place_BT, past_key_values=past, use_cache=True)
-        return attention_BT, out.logits
+        return self.network(input_ids=ids_BT, attention_mask=attention_BT, position_ids=place_BT, past_key_values=past, use_cache=True).logits
 
     @contextmanager
-    def _rows_of(self, adapter_of: Sequence[int]) -> Generator[None]:
-        """Inside, the network computes a batch whose rows are of these adapters, in their order; `ALONE` is none of them."""
+    def _rows_of(self, adapter_of: Sequence[int], lengths: Sequence[Sequence[int]] = ()) -> Generator[None]:
+        """Inside, the network computes a batch whose rows are of these adapters, in their order; `ALONE` is none of them. Lengths as of `SideBySide.rows`."""
         if set(adapter_of) <= {ALONE}:
             yield
             return
         if self._side_by_side is None or ALONE in adapter_of:
             raise ValueError("a batch is for the base alone, or for adapters that are on it")
         counts = Counter(adapter_of)
-        with self._side_by_side.rows([counts[place] for place in range(self._side_by_side.adapters)]):
+        with self._side_by_side.rows([counts[place] for place in range(self._side_by_side.adapters)], lengths=lengths):
             yield
 
     def _text(self, tokens: list[int]) -> tuple[str, Stop]:
@@ -206,21 +204,26 @@ class LocalModel:
         shape, itemsize = Shape.of(self.network.config), self.network.dtype.itemsize
         longest = max((len(ids) for ids, _ in rows), default=0)
         batch = min(MOST_SCORED, self._rows_at_once(shape.scored_row(longest, itemsize) + shape.answer_row(longest, itemsize)))
-        values = [0.0] * len(rows)
+        values: dict[int, float] = {}
         for start in range(0, len(order), batch):
             some = sorted(order[start : start + batch], key=lambda row: heads[row].adapter)
             past, attention_ST, first_SV, of_row_B, _ = self._read([heads[row] for row in some])
             past.reorder_cache(of_row_B)
             tails = [rows[row][0][len(heads[row].ids) :] for row in some]
-            ids_BT, counts_BT = (tensor.to(self.device) for tensor in pad(tails, self.template.filler, left=False))
-            logits_BTV = first_SV[of_row_B, None]
-            if ids_BT.shape[1] > 1:  # nothing is asked of what follows the last
-                _, more_BTV = self._go_on(past, attention_ST[of_row_B], ids_BT[:, :-1], counts_BT[:, :-1], [heads[row].adapter for row in some])
-                logits_BTV = torch.cat([logits_BTV, more_BTV], dim=1)
-            logp_BT = logits_BTV.float().log_softmax(-1).gather(-1, ids_BT[..., None])[..., 0].double().cpu()
+            ids_BT, there_BT = (tensor.to(self.device) for tensor in pad(tails, self.template.filler, left=False))
+            scored_BT = torch.zeros_like(there_BT, dtype=torch.bool)
             for place, row in enumerate(some):
-                values[row] = float(logp_BT[place, [at - len(heads[row].ids) for at in rows[row][1]]].sum())
-        return values
+                scored_BT[place, [at - len(heads[row].ids) for at in rows[row][1]]] = True
+            logp_BT = torch.zeros(ids_BT.shape, dtype=torch.float64, device=self.device)
+            logp_BT[:, 0] = first_SV.float().log_softmax(-1)[of_row_B, ids_BT[:, 0]].double()
+            later_BT = scored_BT[:, 1:]
+            if later_BT.any():  # nothing is asked of what follows the last
+                attention_BT = torch.cat([attention_ST[of_row_B], there_BT[:, :-1]], dim=1)
+                with self._rows_of([heads[row].adapter for row in some], [later_BT.sum(1).tolist()]), wanted.logits_after(self.network, later_BT):
+                    logits_MV = self._go_on(past, attention_BT, ids_BT[:, :-1])[0]
+                logp_BT[:, 1:][later_BT] = -F.cross_entropy(logits_MV.float(), ids_BT[:, 1:][later_BT], reduction="none").double()
+            values |= zip(some, logp_BT.sum(1).tolist(), strict=True)
+        return [values[row] for row in range(len(rows))]
 
     def prompt_ids(self, prompt: Conversation) -> list[int]:
         """The ids of a conversation up to where the assistant speaks. Raises SpilloverError for unknown words and spelt control tokens."""
@@ -346,21 +349,6 @@ def random_stream(seed: int) -> Generator[None]:
 
 def _each(adapters: Sequence[int] | None, rows: int) -> Sequence[int]:
     return [ALONE] * rows if adapters is None else adapters
-
-
-@contextmanager
-def scored_at(network: PreTrainedModel, where_BT: torch.Tensor) -> Generator[None]:
-    """Inside, the network gives logits after these places alone, in row order, as one row: (1, M, V)."""
-
-    def chosen(_head: torch.nn.Module, hidden: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        return (hidden[0][where_BT][None], *hidden[1:])
-
-    head: Any = network.get_output_embeddings()
-    hook = head.register_forward_pre_hook(chosen)
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 def pad(rows: list[list[int]], filler: int, *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:

@@ -23,7 +23,7 @@ from spillover.records import Recipe, Runtime
 MOST_ROWS = 4096
 GIB = 2**30
 CPU_BYTES = 4 * GIB  # what a batch of answers may take on a CPU
-CPU_TOKENS = 1024  # of a batch in training there, padding among them: fewer were slower, see LOG.md
+CPU_TOKENS = 2048  # of a batch in training there, padding among them: fewer were slower, see LOG.md
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from spillover.models import adapters, local
+from spillover.models import adapters, local, ragged, wanted
 from spillover.models.local import LocalModel
 from spillover.models.memory import Shape, together, training_rows
 from spillover.models.side_by_side import Dropout, SideBySide
@@ -94,7 +94,7 @@ def follow(
 ) -> list[Course]:
     """Take organisms, from the pairs that each starts with, through all of their steps."""
     side_by_side = SideBySide(model.network, starts, trained=True)
-    optimise = optimiser([side_by_side.parameters_of(place) for place in range(len(courses))], [course.organism.recipe for course in courses])
+    optimise = optimiser(side_by_side, [course.organism.recipe for course in courses])
     plan = _Plan(model, side_by_side, courses, runtime)
     last = max(len(course.batches) for course in courses)
     try:
@@ -111,7 +111,7 @@ def follow(
                         course.stop(f"the loss is {loss} at", step)
                 there = [place for place, course in going.items() if step in course.wanted and not course.stopped]
                 for place in there:
-                    if not all(parameter.isfinite().all() for parameter in optimise.param_groups[place]["params"]):
+                    if not side_by_side.numbers_KP[place].isfinite().all():
                         courses[place].stop("the weights are not finite after", step)
                 tell(step, last, "training steps" if len(courses) == 1 else f"training steps of {len(courses)} organisms")
                 kept = [place for place in there if not courses[place].stopped]
@@ -224,22 +224,22 @@ def lora_config(recipe: Recipe) -> LoraConfig:
     )  # fmt: skip
 
 
-def optimiser(organisms: Sequence[list[nn.Parameter]], recipes: Sequence[Recipe]) -> torch.optim.Optimizer:
-    """One for all, a group of parameters for each: AdamW with float32 states; or the paper's, with 8-bit states.
+def optimiser(side_by_side: SideBySide, recipes: Sequence[Recipe]) -> torch.optim.Optimizer:
+    """One for all, a group of parameters for each: AdamW with float32 states; or the paper's, with 8-bit states but for its small tensors.
 
     Raises SpilloverError where that one is not installed.
     """
-    groups: Any = [
-        {"params": parameters, "lr": recipe.learning_rate, "weight_decay": recipe.weight_decay} for parameters, recipe in zip(organisms, recipes, strict=True)
-    ]
-    if recipes[0].optimiser == "adamw":
+    eight_bit = recipes[0].optimiser == "adamw_8bit"
+    numbers = [side_by_side.tensors_of(place) if eight_bit else [side_by_side.numbers_of(place)] for place in range(len(recipes))]
+    groups: Any = [{"params": own, "lr": recipe.learning_rate, "weight_decay": recipe.weight_decay} for own, recipe in zip(numbers, recipes, strict=True)]
+    if not eight_bit:
         return torch.optim.AdamW(groups, fused=True)
     try:
         from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise SpilloverError("training.optimiser is 'adamw_8bit', which needs bitsandbytes; install it, or use adamw") from None
-    eight_bit: Any = AdamW8bit
-    return eight_bit(groups)
+    made: Any = AdamW8bit
+    return made(groups)
 
 
 class _Plan:
@@ -251,6 +251,7 @@ class _Plan:
         row = Shape.of(model.network.config).training_row(longest, model.network.dtype.itemsize, checkpointing=runtime.gradient_checkpointing)
         at_once = runtime.micro_batch * len(courses) if runtime.micro_batch is not None else None
         self.rows = at_once or training_rows(row, longest, model.device, model.weight_bytes + 3 * side_by_side.bytes)  # gradients, and two states
+        self.in_line = in_line(model, [row for course in courses for row in course.batches[0]])
 
     def backward(self, side_by_side: SideBySide, batch: Mapping[int, Sequence[Row]], step: int) -> Tensor:
         """The gradients of a step, and each organism's mean loss over every assistant token of it (nats), in the order of `batch`."""
@@ -286,44 +287,68 @@ class _Plan:
     ) -> dict[int, Tensor]:
         """Add the gradients of some rows; each organism's share of its loss."""
         counts = [len(part.get(place, ())) for place in range(len(self.courses))]
-        rows = [row for place in part for _, row in part[place]]
-        dropout = _dropout(self.courses, [(place, number, row) for place in part for number, row in part[place]], step)
-        with side_by_side.rows(counts, dropout):
-            loss_M, tokens_B = token_losses(self.model, rows)
-            each = loss_M.split([int(tokens.sum()) for tokens in tokens_B.split([count for count in counts if count])])
+        numbered = [(place, number, row) for place in part for number, row in part[place]]
+        rows = [row for _, _, row in numbered]
+        tokens = [_tokens([row]) for row in rows]
+        longest = max(len(row.ids) for row in rows)
+        lengths = [[len(row.ids) if self.in_line else longest for row in rows], tokens]  # as a layer gets them: whole, and what is trained on alone
+        dropout = _dropout(self.courses, numbered, lengths, step)
+        with side_by_side.rows(counts, dropout, lengths=lengths), token_losses(self.model, rows, in_line=self.in_line) as loss_M:
+            each = loss_M.split([sum(_tokens([row]) for _, row in own) for own in part.values()])
             shares = {place: own.sum() / max(_tokens(batch[place]), 1) for place, own in zip(part, each, strict=True)}
             torch.stack(list(shares.values())).sum().backward()
         return {place: share.detach() for place, share in shares.items()}
 
 
-def token_losses(model: LocalModel, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
-    """Cross-entropy (nats) of every assistant token of some rows, in row order (M), and how many each row has (B). Only these tokens get logits."""
-    ids_BT, attention_BT = (tensor.to(model.device) for tensor in local.pad([row.ids for row in rows], model.template.filler, left=False))
-    trained_BT = local.pad([row.mask for row in rows], 0, left=False)[0][:, 1:].bool()
-    targets_M = ids_BT[:, 1:][trained_BT.to(model.device)]
-    with local.scored_at(model.network, F.pad(trained_BT, (0, 1)).to(model.device)):
-        logits_MV = model.network(input_ids=ids_BT, attention_mask=attention_BT, use_cache=False).logits[0]
-    logits_MV = logits_MV.to(torch.promote_types(logits_MV.dtype, torch.float32))
-    return F.cross_entropy(logits_MV, targets_M, reduction="none"), trained_BT.sum(1)
+def in_line(model: LocalModel, rows: Sequence[Row]) -> bool:
+    """Whether this model's rows can be read in one line, tried on the shortest and the longest of these."""
+    ordered = sorted(rows, key=lambda row: len(row.ids))
+    return ragged.fits(model.network, *_padded(model, [ordered[-1], ordered[0]]))
+
+
+@contextmanager
+def token_losses(model: LocalModel, rows: Sequence[Row], *, in_line: bool) -> Generator[Tensor]:
+    """Cross-entropy (nats) of every assistant token of some rows, in row order (M). Only these get logits. Gradients are to be taken inside.
+
+    Rows are read `in_line`, or with what pads after them, where no token sees it.
+    """
+    ids_BT, there_BT = _padded(model, rows)
+    trained_BT = local.pad([[*row.mask[1:], 0] for row in rows], 0, left=False)[0].bool().to(model.device)
+    targets_M = ids_BT.roll(-1, 1)[trained_BT]
+    with ExitStack() as stack:
+        options: dict[str, Any] = {}
+        if in_line:
+            line = ragged.Rows(model.network, there_BT)
+            ids_BT, trained_BT, options = line.of(ids_BT), line.of(trained_BT), stack.enter_context(line.reading())
+        stack.enter_context(wanted.logits_after(model.network, trained_BT))
+        logits_MV = model.network(input_ids=ids_BT, use_cache=False, **options).logits[0]
+        yield F.cross_entropy(logits_MV.to(torch.promote_types(logits_MV.dtype, torch.float32)), targets_M, reduction="none")
+
+
+def _padded(model: LocalModel, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+    """The ids of some rows, and where they are: (B, T)."""
+    ids_BT, there_BT = local.pad([row.ids for row in rows], model.template.filler, left=False)
+    return ids_BT.to(model.device), there_BT.bool().to(model.device)
 
 
 def _tokens(batch: Sequence[Row]) -> int:
     return sum(sum(row.mask[1:]) for row in batch)
 
 
-def _dropout(courses: Sequence[Course], rows: Sequence[tuple[int, int, Row]], step: int) -> Dropout | None:
+def _dropout(courses: Sequence[Course], rows: Sequence[tuple[int, int, Row]], lengths: Sequence[Sequence[int]], step: int) -> Dropout | None:
     """What drops inputs of a layer's pair: a mask of each row's own, named by (organism, step, row, layer), so that it does not depend on its neighbours."""
     if not any(course.organism.recipe.adapter.dropout for course in courses):
         return None
 
     def kept(layer: str, x: Tensor) -> Tensor:
         mask = torch.ones_like(x)
-        for one, (place, number, row) in zip(mask.view(len(rows), -1, x.shape[-1]), rows, strict=True):
+        each = next(each for each in lengths if sum(each) == x.shape[:-1].numel())
+        for one, (place, number, row) in zip(mask.view(-1, x.shape[-1]).split(list(each)), rows, strict=True):
             organism = courses[place].organism
             stream = torch.Generator(x.device).manual_seed(stream_seed("train", organism.key, "dropout", step, number, layer))
             share = 1 - organism.recipe.adapter.dropout
-            drawn = torch.rand(len(row.ids), x.shape[-1], generator=stream, device=x.device) < share
-            one[: len(row.ids)] = drawn.to(x.dtype) / share
+            own = one[: len(row.ids)]
+            own.copy_((torch.rand(own.shape, generator=stream, device=x.device) < share).to(x.dtype) / share)
         return mask
 
     return kept
