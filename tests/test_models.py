@@ -334,9 +334,9 @@ def test_in_bfloat16_the_weights_are_and_the_adapter_and_its_optimiser_are_not(q
     states: set[torch.dtype] = set()
     seen: dict[str, set[torch.dtype]] = {}
 
-    def keep(_step: int, _places: Sequence[int], _kept: SideBySide) -> None:
-        for name, parameter in model.network.named_parameters():
-            seen.setdefault("adapter" if name.endswith(("_KRI", "_KOR")) else "base", set()).add(parameter.dtype)
+    def keep(_step: int, _places: Sequence[int], kept: SideBySide) -> None:
+        seen["base"] = {parameter.dtype for parameter in model.network.parameters()}
+        seen["adapter"] = {tensor.dtype for layer in kept.layers.values() for tensor in layer.pair}
 
     def after(optimiser: torch.optim.Optimizer, *_: Any) -> None:
         states.update(state.dtype for held in optimiser.state.values() for name, state in held.items() if name != "step")

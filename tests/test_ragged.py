@@ -17,8 +17,10 @@ from spillover.training import lora
 LENGTHS = (21, 3, 12, 1)
 THERE_BT = torch.arange(21) < torch.tensor(LENGTHS)[:, None]
 MORE: dict[str, dict[str, Any]] = {
-    "gpt_neox": {}, "phi": {}, "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2}, "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "head_dim": 8},
-    "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8, "sliding_window": 8}, "olmo2": {}, "granite": {}, "cohere": {},
+    "gpt_neox": {}, "phi": {}, "olmo2": {}, "granite": {}, "cohere": {},
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "head_dim": 8},
+    "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8, "sliding_window": 8},
 }  # fmt: skip
 MIXING: dict[str, dict[str, Any]] = {  # recurrent layers, convolutions, positions made of the attention mask, attention of its own
     "lfm2": {"layer_types": ["conv", "full_attention"]}, "mamba": {}, "bloom": {"n_head": 4}, "falcon": {},
