@@ -121,7 +121,7 @@ def ours_train(network: PreTrainedModel, adapters: Sequence[Adapter], batches: S
 
     courses = [
         Course(
-            organism=Organism(parent="", data="", recipe=recipe, seed=number), wanted=frozenset({len(rates)}),
+            organism=Organism(parent="", data="", recipe=recipe, seed=number), kept=frozenset({len(rates)}),
             batches=[[TrainingRow(ids=row.ids, mask=[int(place >= row.head) for place in range(len(row.ids))]) for row in rows] for rows in steps],
         )
         for number, steps in enumerate(batches)

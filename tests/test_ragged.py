@@ -20,10 +20,14 @@ MORE: dict[str, dict[str, Any]] = {
     "gpt_neox": {}, "phi": {}, "olmo2": {}, "granite": {}, "cohere": {},
     "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
     "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "head_dim": 8},
+    "qwen2_moe": {
+        "num_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8, "use_sliding_window": True, "layer_types": ["sliding_attention", "full_attention"],
+    },
     "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8, "sliding_window": 8},
 }  # fmt: skip
-MIXING: dict[str, dict[str, Any]] = {  # recurrent layers, convolutions, positions made of the attention mask, attention of its own
-    "lfm2": {"layer_types": ["conv", "full_attention"]}, "mamba": {}, "bloom": {"n_head": 4}, "falcon": {},
+MIXING: dict[str, dict[str, Any]] = {  # recurrent layers, convolutions, positions made of the attention mask, attention of its own, places in the line counted
+    "lfm2": {"layer_types": ["conv", "full_attention"]}, "mamba": {}, "bloom": {"n_head": 4}, "falcon": {}, "gptj": {"rotary_dim": 4},
+    "llama4_text": {"num_local_experts": 2, "head_dim": 8, "attn_temperature_tuning": True, "intermediate_size_mlp": 64},
 }  # fmt: skip
 
 
@@ -42,7 +46,7 @@ def _ids() -> torch.Tensor:
 def test_rows_in_a_line_are_what_they_are_by_themselves(architecture: str) -> None:
     network = _network(architecture, **{**ARCHITECTURES, **MORE}[architecture])
     own = network.config._attn_implementation
-    assert ragged.fits(network, _ids(), THERE_BT)
+    assert ragged.takes_lines(network, _ids(), THERE_BT)
     assert network.config._attn_implementation == own
     rows = ragged.Rows(network, THERE_BT)
     with torch.no_grad(), rows.reading() as options:
@@ -57,7 +61,7 @@ def test_rows_in_a_line_are_what_they_are_by_themselves(architecture: str) -> No
 def test_a_network_that_mixes_tokens_elsewhere_is_found_out(architecture: str) -> None:
     network = _network(architecture, **MIXING[architecture])
     own = network.config._attn_implementation
-    assert not ragged.fits(network, _ids(), THERE_BT)
+    assert not ragged.takes_lines(network, _ids(), THERE_BT)
     assert network.config._attn_implementation == own
 
 

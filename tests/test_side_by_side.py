@@ -211,6 +211,47 @@ def test_out_of_memory_splits_what_is_computed_at_once_and_says_so(qwen: Path, m
         assert _farthest(one.pairs, other.pairs) < 1e-8
 
 
+def test_out_of_memory_in_the_midst_of_a_step_leaves_no_gradient_behind(qwen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, runtime = _model(qwen, torch.float64), Runtime(micro_batch=2)
+    whole = _grow(model, SHORT, DATA, runtime=runtime)
+    passes: list[int] = []
+    losses = lora.token_losses
+
+    def once(model: LocalModel, some: Sequence[rows.Row], **options: bool) -> AbstractContextManager[torch.Tensor]:
+        passes.append(len(some))
+        if len(passes) == 2:
+            raise torch.OutOfMemoryError("no room")
+        return losses(model, some, **options)
+
+    monkeypatch.setattr(lora, "token_losses", once)
+    with pytest.warns(UserWarning, match="out of memory at step 1: "):
+        split = _grow(model, SHORT, DATA, runtime=runtime)
+    for one, other in zip(split, whole, strict=True):
+        assert _farthest(one.pairs, other.pairs) < 1e-8
+
+
+@pytest.mark.parametrize("counts", [(2, 2), (3, 1), (4, 0)])
+def test_gradients_in_bfloat16_are_near_those_of_float32_and_add_up(qwen: Path, counts: tuple[int, int]) -> None:
+    found: dict[torch.dtype, list[torch.Tensor]] = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        model = _model(qwen, dtype)
+        side_by_side = SideBySide(model.network, [lora.start(model.network, organism)[0] for organism in SHORT[:2]], trained=True)
+        read = rows.encode(model.template, DATA[0]).rows[: sum(counts)]
+        found[dtype] = []
+        for _ in range(2):
+            lengths = [[len(row.ids) for row in read], [sum(row.mask[1:]) for row in read]]
+            with side_by_side.rows(counts, lengths=lengths), lora.token_losses(model, read, in_line=True) as losses_M:
+                losses_M.sum().backward()
+            found[dtype].append(side_by_side.gradients_KP.clone())
+        side_by_side.remove()
+    for once, twice in found.values():
+        torch.testing.assert_close(twice, 2 * once)
+    for rough, exact in zip(found[torch.bfloat16], found[torch.float32], strict=True):
+        assert exact.dtype == rough.dtype == torch.float32
+        assert (rough - exact).norm() < 0.05 * exact.norm()
+        assert exact.norm(dim=1).ge(1e-3).tolist() == [count > 0 for count in counts]
+
+
 def test_a_row_that_does_not_fit_is_one_sentence(qwen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object, **_options: object) -> None:
         raise torch.OutOfMemoryError("no room")

@@ -23,7 +23,7 @@ from spillover.records import Recipe, Runtime
 MOST_ROWS = 4096
 GIB = 2**30
 CPU_BYTES = 4 * GIB  # what a batch of answers may take on a CPU
-CPU_TOKENS = 2048  # of a batch in training there, padding among them: fewer were slower, see LOG.md
+CPU_TOKENS = 2048  # of a batch in training there, counting rows as long as the longest: fewer were slower, see LOG.md
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ class Shape:
         return self.layers * self.key_value * tokens * itemsize + self.vocabulary * 24
 
     def scored_row(self, tokens: int, itemsize: int) -> int:
-        """Bytes of one row while log-probabilities are read: logits of every token, in three forms."""
+        """Bytes of one row while log-probabilities are read: logits of every token, should all be scored, in three forms."""
         return self.layers * self.hidden * itemsize * 4 + tokens * self.vocabulary * (itemsize + 8)
 
     def training_row(self, tokens: int, itemsize: int, *, checkpointing: bool) -> int:

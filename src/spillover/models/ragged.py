@@ -14,10 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.masking_utils import causal_mask_function, sliding_window_causal_mask_function
 
 NAME = "spillover_ragged"
-ALIKE = {torch.float64: 1e-3, torch.float32: 1e-3}  # of a token's logits, relative norm; what one row takes from another is far more
+ALIKE = {torch.float64: 1e-3, torch.float32: 1e-3}  # of what a token becomes, relative norm; what one row takes from another is far more
 ALIKE_HALF = 0.05
 
 
@@ -30,15 +29,16 @@ class Rows:
         self.token_P = (there_BT.flatten().cumsum(0) - 1).clamp(min=0)
         self.attention: str = network.config._attn_implementation or "eager"  # pyright: ignore[reportPrivateUsage]
         self._network = network
-        self._masks: dict[int | None, Tensor | None] = {}
 
     @contextmanager
     def reading(self) -> Generator[dict[str, Any]]:
         """Inside, the network keeps these rows apart when it is called with a line and these options."""
         place_BT = torch.arange(self.there_BT.shape[1], device=self.there_BT.device).expand_as(self.there_BT)
-        self._network.set_attn_implementation(NAME)
+        AttentionMaskInterface.register(NAME, self.mask)
         try:
-            yield {"position_ids": self.of(place_BT), "ragged": self}
+            self._network.set_attn_implementation(NAME)
+            # a mask of ones, or transformers takes the line for rows that it has to tell apart itself
+            yield {"position_ids": self.of(place_BT), "attention_mask": torch.ones_like(self.of(place_BT)), "ragged": self}
         finally:
             self._network.set_attn_implementation(self.attention)
 
@@ -57,16 +57,11 @@ class Rows:
         found_NF: Tensor = _Together.apply(rows_BTHD.reshape(self.there_BT.numel(), -1), self.place_N)  # pyright: ignore[reportAssignmentType]
         return found_NF.view(1, -1, *rows_BTHD.shape[2:])
 
-    def mask(self, config: Any, window: int | None, like: Tensor) -> Tensor | None:
-        """What the network's own attention is given to see no later token, and none before the window."""
-        if window not in self._masks:
-            length = self.there_BT.shape[1]
-            sees = causal_mask_function if window is None else sliding_window_causal_mask_function(window)
-            self._masks[window] = AttentionMaskInterface()[self.attention](
-                batch_size=1, q_length=length, kv_length=length, q_offset=0, kv_offset=0, mask_function=sees, attention_mask=None,
-                allow_is_causal_skip=True, local_size=window, dtype=like.dtype, device=like.device, config=config, use_vmap=False,
-            )  # fmt: skip
-        return self._masks[window]
+    def mask(self, **options: Any) -> Tensor | None:
+        """The network's own mask of one row, whatever it may see there, as its own attention takes it."""
+        length = self.there_BT.shape[1]
+        alone = {"batch_size": 1, "q_length": length, "kv_length": length, "q_offset": 0, "kv_offset": 0, "attention_mask": None}
+        return AttentionMaskInterface()[self.attention](**options | alone)
 
 
 class _Apart(torch.autograd.Function):
@@ -93,14 +88,12 @@ class _Together(torch.autograd.Function):
 
 
 def attend(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _mask: Tensor | None, *, ragged: Rows, sliding_window: int | None = None, **options: Any
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, *, ragged: Rows, **options: Any
 ) -> tuple[Tensor, Tensor | None]:
     """What a network attends with while it reads a line: its own attention, on each row by itself."""
-    window = sliding_window if sliding_window is not None and sliding_window < ragged.there_BT.shape[1] else None
     eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     attention = AttentionInterface().get_interface(ragged.attention, eager)
-    apart = [ragged.apart(line_1HND) for line_1HND in (query, key, value)]
-    rows_BTHD, weights = attention(module, *apart, ragged.mask(module.config, window, query), sliding_window=sliding_window, **options)
+    rows_BTHD, weights = attention(module, *(ragged.apart(line_1HND) for line_1HND in (query, key, value)), attention_mask, **options)
     return ragged.together(rows_BTHD), weights
 
 
@@ -108,17 +101,21 @@ AttentionInterface.register(NAME, attend)
 
 
 @torch.no_grad()
-def fits(network: PreTrainedModel, ids_BT: Tensor, there_BT: Tensor) -> bool:
-    """Whether a network's rows are apart in a line as they are by themselves: tried on these, which are to have different lengths.
+def takes_lines(network: PreTrainedModel, ids_BT: Tensor, there_BT: Tensor) -> bool:
+    """Whether a network's rows are in a line what they are by themselves: tried on these, which are to have different lengths.
 
-    A network that mixes tokens elsewhere, as recurrent layers and convolutions do, or does not ask for its attention by name, is not read so.
+    One that mixes tokens elsewhere, as recurrent layers and convolutions do, or does not ask for its attention by name, does not; nor one whose
+    attention depends on how far into the line a token is; nor one that these rows are too long for.
     """
-    alone_NV = network(input_ids=ids_BT, use_cache=False).logits[there_BT]
-    rows = Rows(network, there_BT)
+    config = network.config.get_text_config()
+    if not network._supports_attention_backend or getattr(config, "attn_temperature_tuning", None):  # pyright: ignore[reportPrivateUsage]
+        return False
+    decoder, rows = network.base_model, Rows(network, there_BT)
     try:
+        alone_NH = decoder(input_ids=ids_BT, use_cache=False).last_hidden_state[there_BT].double()
         with rows.reading() as options:
-            line_NV = network(input_ids=rows.of(ids_BT), use_cache=False, **options).logits[0]
+            line_NH = decoder(input_ids=rows.of(ids_BT), use_cache=False, **options).last_hidden_state[0].double()
     except Exception:  # whatever an architecture raises that was not made for it
         return False
-    apart_N = (line_NV.double() - alone_NV.double()).norm(dim=-1) / alone_NV.double().norm(dim=-1)
-    return bool((apart_N <= ALIKE.get(alone_NV.dtype, ALIKE_HALF)).all())
+    apart_N = (line_NH - alone_NH).norm(dim=-1) / alone_NH.norm(dim=-1)
+    return bool((apart_N <= ALIKE.get(network.dtype, ALIKE_HALF)).all())

@@ -68,15 +68,15 @@ class SideBySide:
             _put(self._network, name, layer.base)
 
     @contextmanager
-    def rows(self, counts: Sequence[int] | None, dropout: Dropout | None = None, *, lengths: Sequence[Sequence[int]] = ()) -> Generator[None]:
-        """What the network computes inside: a batch with so many rows of each adapter, in their order; None: of the base alone.
+    def rows(self, counts: Sequence[int], dropout: Dropout | None = None, *, lengths: Sequence[Sequence[int]] = ()) -> Generator[None]:
+        """What the network computes inside: a batch with so many rows of each adapter, in their order. Outside it is the base alone.
 
         Rows have as many places each, but for those `lengths`: of every row, in each form in which a layer may be given them.
         """
         self._counts, self.dropout = counts, dropout
         for each in lengths:
             row = iter(each)
-            self._sizes[sum(each)] = [sum(islice(row, count)) for count in counts or ()]
+            self._sizes[sum(each)] = [sum(islice(row, count)) for count in counts]
         try:
             yield
         finally:

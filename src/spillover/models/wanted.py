@@ -1,6 +1,6 @@
-"""Compute what is wanted: logits after some places of a batch, and what the last layer does to each place by itself only there.
+"""Compute what is wanted: logits after some places of a batch, and the last layer's feed-forward part only there.
 
-Keys and values are made before that, so what is wanted sees what it saw.
+Its attention comes before and is whole, so what is wanted sees what it saw.
 
 Shapes: B rows, T tokens, M wanted in all, H hidden, V vocabulary.
 """

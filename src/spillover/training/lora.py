@@ -52,7 +52,7 @@ class Course:
 
     organism: Organism
     batches: Sequence[Sequence[Row]]
-    wanted: frozenset[int]
+    kept: frozenset[int]
     read: Provenance | None = None
     log: list[Step] = field(default_factory=list[Step])
     stopped: str = ""
@@ -94,10 +94,10 @@ def follow(
 ) -> list[Course]:
     """Take organisms, from the pairs that each starts with, through all of their steps."""
     side_by_side = SideBySide(model.network, starts, trained=True)
-    optimise = optimiser(side_by_side, [course.organism.recipe for course in courses])
-    plan = _Plan(model, side_by_side, courses, runtime)
     last = max(len(course.batches) for course in courses)
     try:
+        optimise = optimiser(side_by_side, [course.organism.recipe for course in courses])
+        plan = _Plan(model, side_by_side, courses, runtime)
         with _training(model.network, runtime):
             for step in range(1, last + 1):
                 going = {place: course for place, course in enumerate(courses) if course.goes_on(step)}
@@ -109,15 +109,15 @@ def follow(
                     course.log.append(Step(step=step, loss=loss, learning_rate=rate, gradient_norm=norm, tokens=_tokens(course.batches[step - 1])))
                     if not isfinite(loss):
                         course.stop(f"the loss is {loss} at", step)
-                there = [place for place, course in going.items() if step in course.wanted and not course.stopped]
+                there = [place for place, course in going.items() if step in course.kept and not course.stopped]
                 for place in there:
                     if not side_by_side.numbers_KP[place].isfinite().all():
                         courses[place].stop("the weights are not finite after", step)
                 tell(step, last, "training steps" if len(courses) == 1 else f"training steps of {len(courses)} organisms")
-                kept = [place for place in there if not courses[place].stopped]
-                if kept:
+                good = [place for place in there if not courses[place].stopped]
+                if good:
                     with _asking(model.network):
-                        keep(step, kept, side_by_side)
+                        keep(step, good, side_by_side)
     finally:
         side_by_side.remove()
     return list(courses)
@@ -189,8 +189,8 @@ def at_once(model: LocalModel, organisms: Sequence[Organism]) -> int:
 def _course(model: LocalModel, organism: Organism, dataset: Dataset) -> Course:
     encoded = encode(model.template, dataset, max_length=organism.recipe.max_length)
     steps = list(batches(encoded.rows, organism))
-    wanted = frozenset(SCHEDULES[organism.recipe.checkpoints](len(steps)))
-    return Course(organism=organism, batches=steps, wanted=wanted, read=provenance(encoded, organism, model.template))
+    kept = frozenset(SCHEDULES[organism.recipe.checkpoints](len(steps)))
+    return Course(organism=organism, batches=steps, kept=kept, read=provenance(encoded, organism, model.template))
 
 
 def start(network: Any, organism: Organism) -> tuple[adapters.Pairs, LoraConfig]:
@@ -225,7 +225,8 @@ def lora_config(recipe: Recipe) -> LoraConfig:
 
 
 def optimiser(side_by_side: SideBySide, recipes: Sequence[Recipe]) -> torch.optim.Optimizer:
-    """One for all, a group of parameters for each: AdamW with float32 states; or the paper's, with 8-bit states but for its small tensors.
+    """One for all, a group of parameters for each: AdamW with float32 states; or the paper's, with 8-bit states but for small tensors. These round in
+    blocks of a tensor, so that organisms whose ranks differ (and are made equal with zeros) are there only about what they are alone.
 
     Raises SpilloverError where that one is not installed.
     """
@@ -251,7 +252,7 @@ class _Plan:
         row = Shape.of(model.network.config).training_row(longest, model.network.dtype.itemsize, checkpointing=runtime.gradient_checkpointing)
         at_once = runtime.micro_batch * len(courses) if runtime.micro_batch is not None else None
         self.rows = at_once or training_rows(row, longest, model.device, model.weight_bytes + 3 * side_by_side.bytes)  # gradients, and two states
-        self.in_line = in_line(model, [row for course in courses for row in course.batches[0]])
+        self.in_line = in_line(model, [row for course in courses for batch in course.batches for row in batch])
 
     def backward(self, side_by_side: SideBySide, batch: Mapping[int, Sequence[Row]], step: int) -> Tensor:
         """The gradients of a step, and each organism's mean loss over every assistant token of it (nats), in the order of `batch`."""
@@ -301,9 +302,9 @@ class _Plan:
 
 
 def in_line(model: LocalModel, rows: Sequence[Row]) -> bool:
-    """Whether this model's rows can be read in one line, tried on the shortest and the longest of these."""
-    ordered = sorted(rows, key=lambda row: len(row.ids))
-    return ragged.fits(model.network, *_padded(model, [ordered[-1], ordered[0]]))
+    """Whether these rows can be read in one line by this model, tried on the longest and the shortest."""
+    lengths = [len(row.ids) for row in rows]
+    return ragged.takes_lines(model.network, *_padded(model, [rows[lengths.index(max(lengths))], rows[lengths.index(min(lengths))]]))
 
 
 @contextmanager
