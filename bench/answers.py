@@ -68,7 +68,7 @@ def bench(*, reduced: bool) -> list[Line]:
             harness.compare(
                 "answers", partial(ours, us, models, questions, draws, threads=our_threads), partial(theirs, them[chosen.how], us, questions, draws, chosen),
                 check=partial(check, questions=questions, greedy=greedy), against="transformers generate, adapter by adapter", target=3.0,
-                repeats=1 if reduced else 5, work=subjects.reading(of, tokens, rows=8 * draws),
+                repeats=1 if reduced else 5, work=subjects.reading(of, tokens, len(said) + count * len(prompts), rows=8 * draws),
                 sizes={"adapters": count, "questions": len(questions), "draws": draws, "max_tokens": testbed.MAX_TOKENS, "tokens": tokens},
                 settings={"ours": our_setting, "ours_tried_s": ours_tried, "theirs": setting, "theirs_tried_s": theirs_tried},
             )

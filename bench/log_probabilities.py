@@ -48,12 +48,13 @@ def bench(*, reduced: bool) -> list[Line]:
         chosen = next(s for s in settings if s.name == setting)
         rows = [us.template.forced_ids(one.prompt, one.blocks) for one in forced(items)]
         heads = {tuple(ids[: mask.index(1)]) for ids, mask in rows}
-        tokens = sum(map(len, heads)) + sum(sum(mask) - 1 for _, mask in rows)  # nothing is asked of what follows the last
+        later = sum(sum(mask) - 1 for _, mask in rows)  # nothing is asked of what follows the last
+        tokens = sum(map(len, heads)) + later
         return [
             harness.compare(
                 "log_probabilities", partial(ours, us, models, items, threads=int(our_setting.split()[0])), partial(theirs, held[setting], items, us, chosen),
                 check=check, against="lm-evaluation-harness HFLM.loglikelihood, adapter by adapter", target=5.0, repeats=2 if reduced else 15,
-                work=subjects.reading(of, count * tokens, rows=tokens),
+                work=subjects.reading(of, count * tokens, count * (len(heads) + later), rows=tokens),
                 sizes={"adapters": count, "items": len(items), "replies": len(rows), "tokens": count * tokens},
                 settings={"ours": our_setting, "ours_tried_s": ours_tried, "theirs": setting, "theirs_tried_s": theirs_tried},
             )

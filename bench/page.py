@@ -36,10 +36,11 @@ def written() -> str:
 
 
 def latest(results: Path) -> dict[str, list[Line]]:
-    """By hardware, the last line of each bench, in the order in which benches first came."""
+    """By hardware, that measured last first: the last line of each bench, in the order in which benches first came."""
     paths = sorted(path for path in results.glob("*.jsonl") if path.name not in OTHERS)
     read = {path.stem: [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()] for path in paths}
-    return {name: list({line["bench"]: line for line in lines}.values()) for name, lines in read.items()}
+    found = {name: list({line["bench"]: line for line in lines}.values()) for name, lines in read.items()}
+    return dict(sorted(found.items(), key=lambda of: max(line["date"] for line in of[1]), reverse=True))
 
 
 def tables(lines: Mapping[str, Sequence[Line]]) -> str:

@@ -59,15 +59,16 @@ def grown(of: Model, directory: Path, count: int, rows: int = narrow.ROWS) -> li
 # --- what the work needs --------------------------------------------------------------------------------------------------
 
 
-def training(of: Model, tokens: int, rows: int) -> Work:
-    """Training on so many tokens, so many at once: forward and backward through a frozen base, and an adapter that learns."""
-    base, adapter = _parameters(of)
-    return Work(flops=(4 * base + 6 * adapter) * tokens, shapes=_shapes(of, rows))
+def training(of: Model, tokens: int, wanted: int, rows: int) -> Work:
+    """Training on so many tokens, of which so many get a loss, so many at once: forward and backward through a frozen base, and an adapter that learns."""
+    base, last, adapter, last_of_adapter = _parameters(of)
+    return Work(flops=(4 * base + 6 * adapter) * tokens + (4 * last + 6 * last_of_adapter) * wanted, shapes=_shapes(of, rows))
 
 
-def reading(of: Model, tokens: int, rows: int) -> Work:
-    """A forward pass over so many tokens, so many at once, an adapter's pairs not counted: they can be merged."""
-    return Work(flops=2 * _parameters(of)[0] * tokens, shapes=_shapes(of, rows))
+def reading(of: Model, tokens: int, wanted: int, rows: int) -> Work:
+    """A forward pass over so many tokens, after so many of which something is asked, so many at once, an adapter's pairs not counted: they can be merged."""
+    base, last, _, _ = _parameters(of)
+    return Work(flops=2 * (base * tokens + last * wanted), shapes=_shapes(of, rows))
 
 
 def _config(of: Model) -> dict[str, Any]:
@@ -82,12 +83,17 @@ def _layers(of: Model) -> list[tuple[int, int]]:
     return [(hidden, queries), (hidden, keys), (hidden, keys), (queries, hidden), (hidden, wide), (hidden, wide), (wide, hidden)]
 
 
-def _parameters(of: Model) -> tuple[int, int]:
-    """Of the layers that a token goes through, the head among them; and of an adapter on all but the head."""
-    c, rank = _config(of), testbed.RECIPE.adapter.rank
-    blocks = c["num_hidden_layers"]
-    base = blocks * sum(a * b for a, b in _layers(of)) + c["hidden_size"] * c["vocab_size"]
-    return base, blocks * rank * sum(a + b for a, b in _layers(of))
+def _parameters(of: Model) -> tuple[int, int, int, int]:
+    """Of the layers that every token goes through; of those that it need go through only where something is asked after it, the last block's
+    feed-forward part and the head; and of an adapter on the former and on the latter."""
+    c, rank, layers = _config(of), testbed.RECIPE.adapter.rank, _layers(of)
+    blocks, last = c["num_hidden_layers"], layers[4:]
+    asked = sum(a * b for a, b in last)
+    asked_of_adapter = rank * sum(a + b for a, b in last)
+    return (
+        blocks * sum(a * b for a, b in layers) - asked, asked + c["hidden_size"] * c["vocab_size"],
+        blocks * rank * sum(a + b for a, b in layers) - asked_of_adapter, asked_of_adapter,
+    )  # fmt: skip
 
 
 def _shapes(of: Model, rows: int) -> tuple[Shape, ...]:

@@ -63,13 +63,14 @@ def bench(*, reduced: bool) -> list[Line]:
         )
         encoded = [rows_of.encode(local.load(of).template, data).rows for _, data in recipes]
         tokens = sum(len(row.ids) for of_one in encoded for row in of_one)
+        trained = sum(sum(row.mask) for of_one in encoded for row in of_one)
         return [
             harness.compare(
                 "train", partial(ours, of, recipes, chosen, pools[chosen.workers]),
                 partial(theirs, of, recipes, next(one for one in SETTINGS if one.name == setting), Path(home)),
                 check=check, against="TRL SFTTrainer + PEFT, in turn", target=2.5, repeats=1 if reduced else 3,
-                work=subjects.training(of, tokens, rows=round(16 * tokens / (rows * count))),
-                sizes={"organisms": count, "rows": rows, "steps": len(recipes) * -(-rows // 16), "tokens": tokens},
+                work=subjects.training(of, tokens, trained, rows=round(16 * tokens / (rows * count))),
+                sizes={"organisms": count, "rows": rows, "steps": len(recipes) * -(-rows // 16), "tokens": tokens, "trained": trained},
                 settings={"ours": our_setting, "ours_tried_s": ours_tried, "theirs": setting, "theirs_tried_s": theirs_tried},
             )
         ]  # fmt: skip
