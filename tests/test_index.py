@@ -11,6 +11,7 @@ import pytest
 from spillover import report
 from spillover.records import SpilloverError
 from spillover.report import index, overview
+from spillover.report.parts import SYMBOLS, Part
 from spillover.runs.directory import RunDirectory
 from test_report import CLAIM, PUBLISHED, made, words
 
@@ -42,7 +43,7 @@ def text(home: Path, runs: dict[str, RunDirectory]) -> str:
     return index.write_index(home, runs, NOTES).read_text(encoding="utf-8")
 
 
-def parts(home: Path, runs: dict[str, RunDirectory]) -> list[index.Part]:
+def parts(home: Path, runs: dict[str, RunDirectory]) -> list[Part]:
     return [index._part(name, index.reading.read(run), index._link(home, run)) for name, run in runs.items()]
 
 
@@ -60,7 +61,7 @@ def test_the_tally_counts_every_claim(home: Path, runs: dict[str, RunDirectory],
     counts = index._tally(parts(home, runs))
     assert sum(counts.values()) == 5
     for verdict, count in counts.items():
-        assert f"{index.SYMBOLS[verdict]} {count} {verdict}" in words(text)
+        assert f"{SYMBOLS[verdict]} {count} {verdict}" in words(text)
 
 
 def test_a_row_has_the_contrast_with_its_interval_and_units(runs: dict[str, RunDirectory], text: str) -> None:

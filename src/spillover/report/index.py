@@ -9,7 +9,6 @@ import base64
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from urllib.parse import quote
@@ -18,38 +17,12 @@ from pydantic import TypeAdapter
 
 from spillover.records import Claim, Decision, Published
 from spillover.report import card, page, reading
+from spillover.report.parts import SYMBOLS, UNTESTED, Line, Part
 from spillover.report.printed import Cell, in_markdown
 from spillover.report.reading import Reading
 from spillover.runs.directory import PARTIAL, RunDirectory
 
-UNTESTED = "untested"  # a claim whose measure this run did not take
-SYMBOLS: Mapping[str, str] = {**card.SYMBOLS, UNTESTED: "\N{EN DASH}"}
 NO_NOTE = "no reason was given"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
-    """One claim in a row: its verdict, and every contrast behind it by name. `spans` is how many rows its published numbers stand beside; 0 in the others."""
-
-    text: str
-    source: str
-    verdict: str
-    symbol: str
-    contrasts: tuple[tuple[str, Cell], ...]
-    published: tuple[tuple[Published, Cell], ...]
-    spans: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """One study: its claims, how many of them hold and so on, and where its report is, from the page."""
-
-    name: str
-    title: str
-    units: str
-    lines: tuple[Line, ...]
-    tally: Mapping[str, int]
-    link: str
 
 
 def write_index(home: Path, runs: Mapping[str, RunDirectory], notes: Mapping[str, str] | None = None) -> Path:

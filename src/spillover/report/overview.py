@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from spillover.report import marks
-from spillover.report.index import SYMBOLS, UNTESTED, Part
 from spillover.report.marks import FAINT, INK
+from spillover.report.parts import SYMBOLS, UNTESTED, Part
 from spillover.report.printed import visible
 
 WIDTH = 8.4  # inches: what a README shows at about 100 dots an inch

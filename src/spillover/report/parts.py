@@ -1,0 +1,38 @@
+"""What the card of a whole paper shows, however it is drawn: studies, and a line for each of their claims."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from spillover.records import Published
+from spillover.report import card
+from spillover.report.printed import Cell
+
+UNTESTED = "untested"  # a claim whose measure this run did not take
+SYMBOLS: Mapping[str, str] = {**card.SYMBOLS, UNTESTED: "\N{EN DASH}"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One claim in a row: its verdict, and every contrast behind it by name. `spans` is how many rows its published numbers stand beside; 0 in the others."""
+
+    text: str
+    source: str
+    verdict: str
+    symbol: str
+    contrasts: tuple[tuple[str, Cell], ...]
+    published: tuple[tuple[Published, Cell], ...]
+    spans: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One study: its claims, how many of them hold and so on, and where its report is, from the page."""
+
+    name: str
+    title: str
+    units: str
+    lines: tuple[Line, ...]
+    tally: Mapping[str, int]
+    link: str
