@@ -198,7 +198,7 @@ def test_activations_computed_again_change_nothing(subject: Subject, dropout: fl
 class Ours:
     log: list[lora.Step]
     weights: Tensors
-    passes: int  # through the first layer
+    passes: int  # through the first layer, of those that train
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,11 +241,11 @@ def _ours(subject: Subject, recipe: Recipe, runtime: Runtime) -> Ours:
     weights: Tensors = {}
     model = local.load(Model(digest=local.weights_digest(subject.location), location=subject.location))
     passes: list[bool] = []
-    model.network.get_submodule("model.layers.0.self_attn").register_forward_hook(lambda *_: passes.append(True))
+    model.network.get_submodule("model.layers.0.self_attn").register_forward_hook(lambda *_: passes.append(torch.is_grad_enabled()))
     (course,) = lora.fine_tune(
         model, [_organism(subject, recipe)], [subject.data], keep=lambda _step, _places, kept: weights.update(_halves(kept.pairs(0))), runtime=runtime
     )
-    return Ours(log=course.log, weights=weights, passes=len(passes))
+    return Ours(log=course.log, weights=weights, passes=sum(passes))
 
 
 def _halves(pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> Tensors:
