@@ -115,7 +115,7 @@ def takes_lines(network: PreTrainedModel, ids_BT: Tensor, there_BT: Tensor) -> b
         alone_NH = decoder(input_ids=ids_BT, use_cache=False).last_hidden_state[there_BT].double()
         with rows.reading() as options:
             line_NH = decoder(input_ids=rows.of(ids_BT), use_cache=False, **options).last_hidden_state[0].double()
-    except Exception:  # whatever an architecture raises that was not made for it
+    except (TypeError, KeyError, RuntimeError):  # an option it does not take, attention without a mask, other shapes or too little memory
         return False
     apart_N = (line_NH - alone_NH).norm(dim=-1) / alone_NH.norm(dim=-1)
     return bool((apart_N <= ALIKE.get(network.dtype, ALIKE_HALF)).all())

@@ -295,7 +295,7 @@ class _Plan:
         lengths = [[len(row.ids) if self.in_line else longest for row in rows], tokens]  # as a layer gets them: whole, and what is trained on alone
         dropout = _dropout(self.courses, numbered, lengths, step)
         with side_by_side.rows(counts, dropout, lengths=lengths), token_losses(self.model, rows, in_line=self.in_line) as loss_M:
-            each = loss_M.split([sum(_tokens([row]) for _, row in own) for own in part.values()])
+            each = loss_M.split([_tokens([row for _, row in own]) for own in part.values()])
             shares = {place: own.sum() / max(_tokens(batch[place]), 1) for place, own in zip(part, each, strict=True)}
             torch.stack(list(shares.values())).sum().backward()
         return {place: share.detach() for place, share in shares.items()}
