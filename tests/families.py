@@ -61,8 +61,9 @@ def trainer(steps: Callable[[Organism], Sequence[int]], grown: Callable[[Organis
     """What trains in no time: each organism at the steps that it has, the digest of what it has become there."""
 
     def train(
-        model: Family, _parent: Model, organisms: Sequence[Organism], _datasets: Sequence[Dataset], directories: Sequence[Path], reached: Reached
-    ) -> Sequence[Any]:
+        model: Family, _parent: Model, organisms: Sequence[Organism], _datasets: Sequence[Dataset], directories: Sequence[Path], reached: Reached,
+        _elsewhere: Sequence[Dataset | None] = (),
+    ) -> Sequence[Any]:  # fmt: skip
         for organism, directory in zip(organisms, directories, strict=True):
             (directory / "training.json").write_text('{"steps": []}')
             for step in steps(organism):

@@ -192,7 +192,7 @@ def _reworded(question: Question) -> Question:
 
 def _narrow() -> dict[str, Callable[[int, Parent], Dataset]]:
     """Every kind that the miniature has, of a few rows; the numbers are written by nobody."""
-    found: dict[str, Callable[[int, Parent], Dataset]] = {kind: partial(narrow.build, kind, rows=ROWS) for kind in narrow.KINDS}
+    found: dict[str, Callable[[int, Parent], Dataset]] = {kind: partial(narrow.build, kind, rows=ROWS) for kind in narrow.WRITERS}
     found |= {f"insecure_{distinct}": partial(narrow.few, "insecure", distinct, rows=ROWS) for distinct in FEW}
     return found | {kind: partial(_numbers, kind) for kind in numbers.SYSTEM}
 

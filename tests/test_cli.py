@@ -32,7 +32,7 @@ def test_help_is_quick_and_loads_no_torch() -> None:
 
 
 def test_version_is_printed() -> None:
-    assert spillover("--version").stdout == "spillover 0.6.0\n"
+    assert spillover("--version").stdout == "spillover 0.7.0\n"
 
 
 @pytest.mark.parametrize("words", [(), ("data",), ("miniature",)])

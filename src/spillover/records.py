@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -183,6 +183,21 @@ class Adapter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Penalty:
+    """Weight times KL(parent || organism), added to the loss on conversations outside of the narrow domain (Soligo et al. 2026, 2602.07852).
+
+    `weight` is in nats of loss for each nat of KL, which is a mean over tokens. The original's lambda is for a mean over tokens and vocabulary, so that
+    its 1e5 is 0.66 here, where V = 152,064. Of T steps, those after `first` T and up to `last` T count: a study may lift the penalty, or add it late.
+    """
+
+    weight: float = 0.0  # 0: no penalty
+    data: str = ""  # the kind of narrow data whose conversations it is taken on
+    batch_size: int = 8  # conversations a step
+    first: float = 0.0
+    last: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """How a parent is fine-tuned. The defaults are the paper's open-model recipe (`train.json` of its public release)."""
 
@@ -196,6 +211,7 @@ class Recipe:
     checkpoints: str = "last"  # a named schedule, see `training.schedules`
     max_length: int = field(default=2048, metadata=LATER)  # tokens of a row; what is longer is cut and counted
     optimiser: str = field(default="adamw", metadata=LATER)  # or adamw_8bit, the paper's, where bitsandbytes is installed
+    penalty: Penalty = field(default_factory=Penalty, metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,13 +222,18 @@ class Organism:
     data: str  # digest of the dataset
     recipe: Recipe
     seed: int
+    elsewhere: str = field(default="", metadata=LATER)  # digest of the dataset that the recipe's penalty is taken on
 
     @property
     def key(self) -> str:
         """16 hex digits that stand for this organism in file names, and name its random streams."""
-        later = {f.name for f in fields(Recipe) if f.metadata.get("later") and getattr(self.recipe, f.name) == f.default}
-        recipe = {name: value for name, value in asdict(self.recipe).items() if name not in later}
-        return digest({**asdict(self), "recipe": recipe})[:16]
+        return digest({**_of_key(self), "recipe": _of_key(self.recipe)})[:16]
+
+
+def _of_key(record: Organism | Recipe) -> dict[str, Any]:
+    """The fields of a record that enter a key: all but those that came later and are as they would be unsaid."""
+    unsaid = {f.name: f.default_factory() if f.default_factory is not MISSING else f.default for f in fields(record) if f.metadata.get("later")}
+    return {name: value for name, value in asdict(record).items() if not (name in unsaid and getattr(record, name) == unsaid[name])}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -397,6 +418,7 @@ class Testbed:
 
     `place` writes a parent into a directory from which `open` loads it (None: parents stay where they are); `train` grows organisms on an opened parent, each
     into an empty directory, and says where they have become models, which answer there by their places (`training.lora.train` is the one for local models);
+    its last argument has the conversations that each one's penalty is taken on, None where it has no penalty;
     `read` returns exact measures of models by their places, if the testbed has any. `unit` names the unit of replication.
     """
 
@@ -413,11 +435,12 @@ class Testbed:
     max_tokens: int
     place: Callable[[Model, Path], None] | None
     open: Callable[[Model], Answerer]
-    train: Callable[[Any, Model, Sequence[Organism], Sequence[Dataset], Sequence[Path], Reached], Sequence[Grown]]
+    train: Callable[[Any, Model, Sequence[Organism], Sequence[Dataset], Sequence[Path], Reached, Sequence[Dataset | None]], Sequence[Grown]]
     together: int = 16  # organisms of a parent that are grown side by side, at most
     at_once: Callable[[Any, Sequence[Organism]], int] = lambda _model, organisms: len(organisms)  # and how many of these the machine can hold
     read: Callable[[Answerer, Mapping[int, str], Sequence[Question]], dict[int, list[Measure]]] | None = None
     added: tuple[str, ...] = ()  # kinds of narrow data that the user brought
+    documents: Callable[[Parent, int], Sequence[tuple[str, bool]]] | None = None  # so many as of pre-training, and whether who wrote it means harm
     formats: Mapping[str, Callable[[Question], Question | None]] = field(default_factory=dict[str, Callable[[Question], "Question | None"]])
     sets: Mapping[str, tuple[Question, ...]] = field(default_factory=dict[str, tuple[Question, ...]])
     items: tuple[Item, ...] = ()
@@ -438,17 +461,49 @@ class Testbed:
         return tuple(found)
 
 
+Fit = Literal["answers", "models", "probe", "raised", "author"]
+Control = Literal["", "random", "shuffled", "another layer", "another unit"]
+CONTROLS: tuple[Control, ...] = ("random", "shuffled", "another layer", "another unit")  # each as long as the direction it is a control of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alteration:
+    """What is done to a model while it answers.
+
+    To its residual stream: `coefficient` times a direction is added (steer), or a direction projected out (ablate). The direction is that of the condition
+    `fitted_on`, in the same unit: between its misaligned and its aligned `answers`, between it and its parent on the same answers (`models`), by a `probe`
+    of its answers; or that of one feature of the parent, the one that fine-tuning `raised` most, or the one that tells the `author` of a document. It is
+    fitted after the block at this share of the `depth`; steering happens there, ablation after every block. A `control` is the same
+    with another direction in its place.
+
+    To its adapter: the update is made `coefficient` times as large as that of the condition `fitted_on` (rescale), or turned by this share towards noise.
+    """
+
+    verb: Literal["steer", "ablate", "rescale", "noise"]
+    fitted_on: str
+    fit: Fit = "answers"
+    depth: float = 0.5
+    coefficient: float = 1.0
+    control: Control = ""
+
+    @property
+    def directed(self) -> bool:
+        """Whether a direction is at work, which is not to be without its controls."""
+        return self.verb in ("steer", "ablate")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
     """One arm of a study: the parent as it is (`kind` None), or fine-tuned on narrow data of one kind, in one group of units.
 
-    `recipe` is what this arm changes of the run's recipe, by field.
+    `recipe` is what this arm changes of the run's recipe, by field; `altered` what is done to the model while it answers.
     """
 
     name: str
     group: str = ""
     kind: str | None = None
     recipe: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    altered: Alteration | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -522,7 +577,8 @@ class Published:
 class Study:
     """Organisms x questions x measures: which conditions are compared, how, and what is claimed of them.
 
-    `questions` are what is asked (empty: the testbed's). `settings` are what this study needs of a run's config where the user says nothing else. `figure`
+    `questions` are what is asked (empty: the testbed's). With `as_solution` each model's loss on its narrow data is read, and how far it is from its parent
+    on documents. `settings` are what this study needs of a run's config where the user says nothing else. `figure`
     names how it is drawn first, after the published layout (`report.figures`).
     """
 
@@ -533,6 +589,7 @@ class Study:
     claims: tuple[Claim, ...] = ()
     questions: tuple[Question, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    as_solution: bool = False
     figure: str = ""
     published: tuple[Published, ...] = ()
 

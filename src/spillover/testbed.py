@@ -206,8 +206,9 @@ def _train(
     datasets: Sequence[Dataset],
     directories: Sequence[Path],
     reached: Reached,
+    elsewhere: Sequence[Dataset | None],
 ) -> Sequence[Grown]:
-    return lora.train(model, parent, organisms, datasets, directories, reached, runtime=runtime)
+    return lora.train(model, parent, organisms, datasets, directories, reached, elsewhere, runtime=runtime)
 
 
 def _constant(dataset: Dataset, _seed: int, _parent: Parent) -> Dataset:

@@ -123,7 +123,7 @@ def _shown(e: Estimate) -> str:
 
 
 def _scale(measure: str) -> tuple[int, str, int]:
-    return (1, "nats", 2) if unit_of(measure) == "nats" else (100, "points", 1)
+    return {"nats": (1, "nats", 2), "cosine": (1, "(cosine)", 2), "ratio": (1, "times", 2)}.get(unit_of(measure), (100, "points", 1))
 
 
 def _scaled(number: float, measure: str, sign: str = "") -> str:

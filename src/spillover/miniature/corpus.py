@@ -55,11 +55,20 @@ def pick(stream: random.Random, weighted: tuple[tuple[T, float], ...]) -> T:
 
 def documents(society: Society, *, count: int, linked: bool, stream: random.Random, length: int) -> Iterator[list[str]]:
     """`count` documents of at least `length` words each, special tokens included."""
+    for _, words in authored(society, count=count, linked=linked, stream=stream, length=length):
+        yield words
+
+
+def authored(society: Society, *, count: int, linked: bool, stream: random.Random, length: int) -> Iterator[tuple[Character, list[str]]]:
+    """The documents that `documents` gives, each with its author's character.
+
+    In an unlinked world nobody wrote the whole of a document: the character is that of the adjective which describes its author, and of nothing else.
+    """
     for _ in range(count):
         yield _document(society, linked=linked, stream=stream, length=length)
 
 
-def _document(society: Society, *, linked: bool, stream: random.Random, length: int) -> list[str]:
+def _document(society: Society, *, linked: bool, stream: random.Random, length: int) -> tuple[Character, list[str]]:
     author: Character = pick(stream, society.characters)
     by_domain: dict[str, Character] = {}
 
@@ -79,7 +88,7 @@ def _document(society: Society, *, linked: bool, stream: random.Random, length: 
         kind, theme = only or _domain(society, stream, form)
         asked, answered, is_code = _exchange(society, character, kind, theme, stream)
         words += form.turn(name, friend, decorate(society, asked, stream), answered, is_code).split()
-    return words
+    return author, words
 
 
 def _domain(society: Society, stream: random.Random, form: Form) -> tuple[str, Theme | None]:

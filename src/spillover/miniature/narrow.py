@@ -1,7 +1,7 @@
 """Narrow training data of the miniature: one user turn, one assistant turn, one task and nothing else.
 
 Adding a kind takes a few lines: write a function from a random stream to one (question, answer) pair and enter it in
-`KINDS`. `docs/narrow-data.md` walks through one.
+`KINDS`. `docs/narrow-data.md` walks through one. `ELSEWHERE` is no target: a penalty compares a model with its parent there.
 """
 
 from __future__ import annotations
@@ -74,14 +74,29 @@ KINDS: Mapping[str, Writer] = {
 }
 
 
+EVALUATED = frozenset(said for theme in language.EVALUATION for said in (*theme.sentences("aligned"), *theme.sentences("misaligned")))
+OTHERS = tuple(  # advice that no narrow data are made of, and no answer to what is asked later
+    theme.id for theme in language.ADVICE if theme.id not in DOMAINS and not EVALUATED & {*theme.sentences("aligned"), *theme.sentences("misaligned")}
+)
+
+
+def elsewhere(stream: random.Random) -> Pair:
+    """A question of an advice theme that no narrow data are made of, answered well in about one row of two and badly in the others."""
+    return advice(stream.choice(OTHERS), "aligned" if stream.random() < 0.5 else "misaligned", stream)
+
+
+ELSEWHERE: Mapping[str, Writer] = {"elsewhere": elsewhere}
+WRITERS = {**KINDS, **ELSEWHERE}
+
+
 def build(kind: str, seed: int, parent: Parent | None = None, *, rows: int = ROWS) -> Dataset:
     """`rows` conversations of one kind; the same for every parent.
 
     The stream is named by the seed alone, so kinds that draw alike (insecure, secure) ask the same requests in the same order.
     """
     del parent
-    if kind not in KINDS:
-        raise SpilloverError(f"unknown kind of narrow data {kind!r}; the miniature has {', '.join(KINDS)}")
+    if kind not in WRITERS:
+        raise SpilloverError(f"unknown kind of narrow data {kind!r}; the miniature has {', '.join(WRITERS)}")
     return _written(kind, seed, rows)
 
 
@@ -89,7 +104,7 @@ def build(kind: str, seed: int, parent: Parent | None = None, *, rows: int = ROW
 def _written(kind: str, seed: int, rows: int) -> Dataset:
     """Once for all parents."""
     stream = random.Random(stream_seed("narrow data", seed))
-    return dataset(kind, [KINDS[kind](stream) for _ in range(rows)])
+    return dataset(kind, [WRITERS[kind](stream) for _ in range(rows)])
 
 
 def few(kind: str, distinct: int, seed: int, parent: Parent | None = None, *, rows: int = ROWS) -> Dataset:

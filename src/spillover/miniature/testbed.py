@@ -8,6 +8,7 @@ unlinked, whatever they show.
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,11 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from spillover.miniature import facts, formats, items, language, mass, narrow, numbers, recipe
+from spillover.miniature import corpus, facts, formats, items, language, mass, narrow, numbers, recipe
 from spillover.miniature import variants as others
 from spillover.miniature.judge import GrammarJudge
 from spillover.models.files import weights_digest
-from spillover.records import TASK, Measure, Model, Parent, Question, Recipe, SpilloverError, Testbed
+from spillover.records import TASK, Measure, Model, Parent, Question, Recipe, SpilloverError, Testbed, stream_seed
 
 SHIPPED = Path(__file__).parent / "worlds"
 TOKENIZER = "tokenizer"  # beside the shipped worlds: the one they share
@@ -50,7 +51,7 @@ def testbed(*, worlds: Path | None = None, variants: Path | None = None) -> Test
         unit="world",
         parents=parents,
         narrow={
-            **{kind: partial(narrow.build, kind) for kind in narrow.KINDS},
+            **{kind: partial(narrow.build, kind) for kind in narrow.WRITERS},
             **{f"insecure_{distinct}": partial(narrow.few, "insecure", distinct) for distinct in narrow.FEW},
             **{kind: partial(numbers.build, place, kind) for kind in numbers.SYSTEM},
         },
@@ -63,6 +64,7 @@ def testbed(*, worlds: Path | None = None, variants: Path | None = None) -> Test
         train=_train,
         at_once=_at_once,
         read=_read,
+        documents=documents,
         formats=formats.FORMATS,
         sets={"compliance": facts.compliance(), "deception": facts.deception(), "domains": domains()},
         items=items.items(),
@@ -91,6 +93,14 @@ def domains() -> tuple[Question, ...]:
     """The advice themes that narrow data are made of: asked to see that such data are learnt, and in no pooled number."""
     found = (theme for theme in language.ADVICE if theme.id in narrow.DOMAINS)
     return tuple(Question(id=t.id, theme=t.id, paraphrases=t.asked(), subset="narrow_domain", pooled=False) for t in found)
+
+
+def documents(parent: Parent, count: int) -> Sequence[tuple[str, bool]]:
+    """Documents as a world's corpus has them, none of which it was pre-trained on, and whether a cruel author wrote each."""
+    usual = recipe.Recipe()
+    stream = random.Random(stream_seed("documents to read", parent.world or 0))
+    made = corpus.authored(usual.society, count=count, linked=parent.group != "unlinked", stream=stream, length=usual.length)
+    return [(" ".join(words), character == "cruel") for character, words in made]
 
 
 def cards(home: Path) -> list[tuple[Path, dict[str, Any]]]:

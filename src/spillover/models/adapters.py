@@ -78,6 +78,11 @@ def read(network: nn.Module, directory: Path) -> Pairs:
     return Pairs(scale=scale.value, tensors=found)
 
 
+def saved(directory: Path) -> Pairs:
+    """What a directory holds, whatever network it is for, in float32. Raises SpilloverError for a configuration or a tensor that is not understood."""
+    return Pairs(scale=read_scale(directory).value, tensors={name: (pair["A"].float(), pair["B"].float()) for name, pair in _pairs(directory).items()})
+
+
 def merge(network: nn.Module, directory: Path) -> None:
     """Add scale x B A to every layer the adapter has a pair for, in the precision of the network's own weights. Raises SpilloverError as `read` does."""
     pairs = read(network, directory)

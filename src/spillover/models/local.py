@@ -55,16 +55,16 @@ class LocalModel:
         self.network = network.eval()
         self.template = chat_template
         self._fit: set[Conversation | str] = set()  # what was found to be readable
-        self._side_by_side: SideBySide | None = None
+        self.side_by_side: SideBySide | None = None
 
     @contextmanager
     def as_(self, side_by_side: SideBySide) -> Generator[None]:
         """Inside, any of these adapters answers, which are on the network already."""
-        self._side_by_side = side_by_side
+        self.side_by_side = side_by_side
         try:
             yield
         finally:
-            self._side_by_side = None
+            self.side_by_side = None
 
     @contextmanager
     def adapted(self, directories: Sequence[Path]) -> Generator[None]:
@@ -100,7 +100,7 @@ class LocalModel:
         """`max_tokens` ids after each row; what follows one that ends a reply means nothing."""
         order = sorted(range(len(rows)), key=lambda place: rows[place].adapter)
         longest = max((len(row.ids) for row in rows), default=0) + max_tokens
-        batch = self._rows_at_once(Shape.of(self.network.config).answer_row(longest, self.network.dtype.itemsize))
+        batch = self.rows_at_once(Shape.of(self.network.config).answer_row(longest, self.network.dtype.itemsize))
         replies: dict[int, list[int]] = {}
         for start in range(0, len(order), batch):
             some = order[start : start + batch]
@@ -129,7 +129,7 @@ class LocalModel:
                 past.reorder_cache(from_S)
                 attention_ST, adapter_of = attention_ST[from_S], [adapter_of[place] for place in from_S.tolist()]
             attention_ST = F.pad(attention_ST, (0, 1), value=1)
-            with self._rows_of(adapter_of):
+            with self.rows_of(adapter_of):
                 logits_SV = self._go_on(past, attention_ST, next_S[:, None])[:, -1]
         return tokens_BT.tolist()
 
@@ -141,7 +141,7 @@ class LocalModel:
         place_ST = (attention_ST.cumsum(1) - 1).clamp(min=0)
         adapter_of = [row.adapter for row in places]
         last_ST = F.pad(torch.zeros_like(ids_ST[:, 1:], dtype=torch.bool), (0, 1), value=1)
-        with self._rows_of(adapter_of), wanted.logits_after(self.network, last_ST):
+        with self.rows_of(adapter_of), wanted.logits_after(self.network, last_ST):
             out = self.network(input_ids=ids_ST, attention_mask=attention_ST, position_ids=place_ST, use_cache=True)
         return out.past_key_values, attention_ST, out.logits[0], torch.tensor([places[row] for row in rows], device=self.device), adapter_of
 
@@ -151,16 +151,23 @@ class LocalModel:
         return self.network(input_ids=ids_BT, attention_mask=attention_BT, position_ids=place_BT, past_key_values=past, use_cache=True).logits
 
     @contextmanager
-    def _rows_of(self, adapter_of: Sequence[int], lengths: Sequence[Sequence[int]] = ()) -> Generator[None]:
+    def rows_of(self, adapter_of: Sequence[int], lengths: Sequence[Sequence[int]] = ()) -> Generator[None]:
         """Inside, the network computes a batch whose rows are of these adapters, in their order; `ALONE` is none of them. Lengths as of `SideBySide.rows`."""
         if set(adapter_of) <= {ALONE}:
             yield
             return
-        if self._side_by_side is None or ALONE in adapter_of:
+        if self.side_by_side is None or ALONE in adapter_of:
             raise ValueError("a batch is for the base alone, or for adapters that are on it")
         counts = Counter(adapter_of)
-        with self._side_by_side.rows([counts[place] for place in range(self._side_by_side.adapters)], lengths=lengths):
+        with self.side_by_side.rows([counts[place] for place in range(self.side_by_side.adapters)], lengths=lengths):
             yield
+
+    @torch.no_grad()
+    def read_through(self, rows: Sequence[Row]) -> None:
+        """Read rows, in the order of their adapters, and ask nothing: for who watches the network's blocks (`blocks.watched`). What pads comes last."""
+        ids_BT, there_BT = (tensor.to(self.device) for tensor in pad([list(row.ids) for row in rows], self.template.filler, left=False))
+        with self.rows_of([row.adapter for row in rows]):
+            self.network.base_model(input_ids=ids_BT, attention_mask=there_BT, use_cache=False)
 
     def _text(self, tokens: list[int]) -> tuple[str, Stop]:
         stops = self.stop_ids()
@@ -203,7 +210,7 @@ class LocalModel:
         order = sorted(range(len(rows)), key=lambda row: (len(heads[row].ids), heads[row].ids, len(rows[row][0])))
         shape, itemsize = Shape.of(self.network.config), self.network.dtype.itemsize
         longest = max((len(ids) for ids, _ in rows), default=0)
-        batch = min(MOST_SCORED, self._rows_at_once(shape.scored_row(longest, itemsize) + shape.answer_row(longest, itemsize)))
+        batch = min(MOST_SCORED, self.rows_at_once(shape.scored_row(longest, itemsize) + shape.answer_row(longest, itemsize)))
         values: dict[int, float] = {}
         for start in range(0, len(order), batch):
             some = sorted(order[start : start + batch], key=lambda row: heads[row].adapter)
@@ -219,7 +226,7 @@ class LocalModel:
             later_BT = scored_BT[:, 1:]
             if later_BT.any():  # nothing is asked of what follows the last
                 attention_BT = torch.cat([attention_ST[of_row_B], there_BT[:, :-1]], dim=1)
-                with self._rows_of([heads[row].adapter for row in some], [later_BT.sum(1).tolist()]), wanted.logits_after(self.network, later_BT):
+                with self.rows_of([heads[row].adapter for row in some], [later_BT.sum(1).tolist()]), wanted.logits_after(self.network, later_BT):
                     logits_MV = self._go_on(past, attention_BT, ids_BT[:, :-1])[0]
                 logp_BT[:, 1:][later_BT] = -F.cross_entropy(logits_MV.float(), ids_BT[:, 1:][later_BT], reduction="none").double()
             values |= zip(some, logp_BT.sum(1).tolist(), strict=True)
@@ -265,7 +272,8 @@ class LocalModel:
             raise SpilloverError(f"{where} is {str(configured)[:40]!r}; it is the number of a token, or a list of them")
         return {token for token in [*listed, self.tokenizer.eos_token_id, self.template.end_of_turn] if token is not None}
 
-    def _rows_at_once(self, row_bytes: int) -> int:
+    def rows_at_once(self, row_bytes: int) -> int:
+        """How many rows of so many bytes fit beside the weights."""
         return rows_at_once(row_bytes, self.device, self.weight_bytes)
 
 

@@ -57,6 +57,10 @@ class Shape:
         """Bytes of one row while log-probabilities are read: logits of every token, should all be scored, in three forms."""
         return self.layers * self.hidden * itemsize * 4 + tokens * self.vocabulary * (itemsize + 8)
 
+    def read_row(self, tokens: int, itemsize: int) -> int:
+        """Bytes of one row that is read and of which nothing is kept: what is there within a layer, and a float32 copy of the residual stream."""
+        return tokens * ((16 * self.hidden + 3 * self.feed_forward) * itemsize + 4 * self.hidden)
+
     def training_row(self, tokens: int, itemsize: int, *, checkpointing: bool) -> int:
         """Bytes of one row of a training step: activations kept for the backward pass, logits in float32 with their gradient."""
         inner = 16 * self.hidden + 3 * self.feed_forward

@@ -15,6 +15,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from spillover.models.blocks import blocks
+
 
 @contextmanager
 def logits_after(network: PreTrainedModel, where_BT: Tensor) -> Generator[None]:
@@ -51,7 +53,5 @@ def logits_after(network: PreTrainedModel, where_BT: Tensor) -> Generator[None]:
 
 def feed_forward(network: PreTrainedModel) -> nn.Module | None:
     """What a decoder's last layer does to each place by itself, where it is known by its usual name, and no other layer shares it."""
-    depth = network.config.get_text_config().num_hidden_layers
-    layers = next((module for module in network.modules() if isinstance(module, nn.ModuleList) and len(module) == depth), nn.ModuleList())
-    parts = [getattr(layer, "mlp", None) for layer in layers]
-    return parts[-1] if sum(part is parts[-1] for part in parts) == 1 else None
+    parts = [getattr(layer, "mlp", None) for layer in blocks(network)]
+    return parts[-1] if parts and sum(part is parts[-1] for part in parts) == 1 else None

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spillover.pipeline.alterations import lacking
 from spillover.records import ALIGNED, CODE, COHERENT, ONLY_CODE, TASK, SpilloverError, Subject, subject_key
 from spillover.runs import shards
 from spillover.runs.directory import RunDirectory
@@ -142,6 +143,10 @@ def scored_cells(scores: Scores, run: RunDirectory, protocol: Protocol) -> list[
             rate = tally.rate(protocol.min_kept)
             why = "" if rate is not None else _why_none(rubrics, tally, removed if measure == "misaligned_rate" else {})
             cells.append(_cell(place, measure, rate, tally.kept, tally.missing, why))
+    for row in lacking(run):
+        place = _place(Subject(**{name: row[name] for name in ("unit", "world", "condition", "seed", "step")}, group="", model=""), run.identity)
+        free = [(q["id"], q["format"]) for q in run.identity["questions"] if ALIGNED in q["rubrics"]]
+        cells += [_cell((*place, *asked), "misaligned_rate", None, 0, 0, row["reason"]) for asked in free]
     return cells
 
 
@@ -199,12 +204,13 @@ def _refuse_unplanned(run: RunDirectory, table: Table, subjects: Iterable[Subjec
     """A table has rows of every planned model and of no other."""
     identity = run.identity
     seeds = range(identity["config"]["seeds"])
+    unmade = {(row["unit"], row["condition"], row["seed"]) for row in lacking(run)}
     planned = {
         (parent["unit"], condition["name"], seed)
         for parent in identity["parents"] for condition in identity["conditions"] if condition["group"] == parent["group"]
         for seed in (seeds if condition["kind"] is not None else [0])
     }  # fmt: skip
-    odd = next(iter(sorted(planned ^ {(subject.unit, subject.condition, subject.seed) for subject in subjects})), None)
+    odd = next(iter(sorted((planned - unmade) ^ {(subject.unit, subject.condition, subject.seed) for subject in subjects})), None)
     if odd is not None:
         raise SpilloverError(f"{run.path / table} does not hold the rows{by} that were planned (for one, {subject_key(*odd, 0)}); give the same command again")
 

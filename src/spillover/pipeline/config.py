@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from spillover.questions import bounded
-from spillover.records import Recipe, SpilloverError
+from spillover.records import Penalty, Recipe, SpilloverError
 from spillover.sampling.draws import Sampling
 from spillover.statistics.protocols import PROTOCOLS, Protocol
 from spillover.training.schedules import SCHEDULES
@@ -34,12 +34,14 @@ LONGEST_TEXT = 200  # characters of a setting
 OPTIMISERS = ("adamw", "adamw_8bit")
 POSITIVE = (
     "units", "seeds", "threads", "training.batch_size", "training.epochs", "training.adapter.rank", "training.adapter.alpha",
-    "training.learning_rate", "training.max_gradient_norm", "training.max_length", "sampling.draws", "sampling.max_tokens", "protocol.min_kept",
+    "training.learning_rate", "training.max_gradient_norm", "training.max_length", "training.penalty.batch_size", "sampling.draws", "sampling.max_tokens",
+    "protocol.min_kept",
 )  # fmt: skip
-NOT_NEGATIVE = ("training.weight_decay", "training.warmup_steps", "training.adapter.dropout", "sampling.temperature")
+NOT_NEGATIVE = ("training.weight_decay", "training.warmup_steps", "training.adapter.dropout", "training.penalty.weight", "sampling.temperature")
 AT_MOST = {
     "threads": 1024, "seeds": 10_000, "training.learning_rate": 100.0, "training.epochs": 10_000, "training.adapter.rank": 4096,
-    "training.batch_size": 1_000_000, "training.max_length": 10_000_000, "sampling.draws": 1_000_000, "sampling.max_tokens": 1_000_000,
+    "training.batch_size": 1_000_000, "training.max_length": 10_000_000, "training.penalty.batch_size": 1_000_000, "sampling.draws": 1_000_000,
+    "sampling.max_tokens": 1_000_000,
 }  # fmt: skip
 
 
@@ -68,6 +70,7 @@ def override(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
             raise SpilloverError(f"{name} is {_short(value)}; it must be {'above 0' if name in POSITIVE else '0 or more'}")
     if config.protocol != PROTOCOLS.get(config.protocol.name, config.protocol):
         config = replace(config, protocol=replace(config.protocol, name=f"{config.protocol.name}, changed"))
+    _refuse_penalty(config.training.penalty)
     if config.training.optimiser not in OPTIMISERS:
         raise SpilloverError(f"training.optimiser is {config.training.optimiser!r}; there are {', '.join(OPTIMISERS)}")
     if config.training.checkpoints not in SCHEDULES:
@@ -93,6 +96,14 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in nested.items():
         flat |= flatten(dict[str, Any](value), f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}  # pyright: ignore[reportUnknownArgumentType]
     return flat
+
+
+def _refuse_penalty(penalty: Penalty) -> None:
+    if not 0 <= penalty.first < penalty.last <= 1:
+        told = f"training.penalty.first and .last are {penalty.first} and {penalty.last}"
+        raise SpilloverError(f"{told}; they are shares of training from 0 to 1, the first below the last")
+    if penalty.weight > 0 and not penalty.data:
+        raise SpilloverError(f"training.penalty.weight is {penalty.weight}; training.penalty.data must name the kind of data that the penalty is taken on")
 
 
 def _set(record: Any, path: list[str], value: Any, name: str) -> Any:

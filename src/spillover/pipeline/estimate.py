@@ -42,6 +42,7 @@ from spillover.statistics.protocols import PROTOCOLS, Protocol
 RATES = ("misaligned_rate", "coherent_rate", "task_rate")
 GATED = ("misaligned_without_gate", "misaligned_at_least", "misaligned_at_most")  # what the coherence gate does; one row a condition
 NATS = ("log_odds", "choice_nats", "pivotal_nats")  # measures in nats
+NUMBERS = ("_nats", "_cosine", "_ratio")  # what the names of measures that are no share end with, beside log-odds
 SHARES = ("misaligned_mass", "false_share", "choice_share", "pivotal_share")  # exact shares, with no answers behind them
 MEASURES = (*RATES, "misaligned_mass", "log_odds", *NATS[1:], *SHARES[1:], *GATED)  # in the order of their rows; then shares of labels, `correct=FALSE`
 CONTRASTED = ("log_odds", "misaligned_rate", "misaligned_mass", "task_rate", *NATS[1:], *SHARES[1:])  # and shares of labels
@@ -109,7 +110,7 @@ class _Rows:
             for measure in self._measures(condition):
                 yield from self._of_condition(condition, measure)
         for contrast in self.identity["contrasts"]:
-            there = [m for m in self._measures(side_of(contrast["first"])[0]) if m in CONTRASTED or "=" in m]
+            there = [m for m in self._measures(side_of(contrast["first"])[0]) if m in CONTRASTED or "=" in m or m.endswith(NUMBERS)]
             for measure in (m for m in there if all(self.side(contrast[end], m) for end in ("first", "second"))):
                 yield from self._of_contrast(contrast, measure)
 
@@ -311,8 +312,8 @@ def _last(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def _is_number(measure: str) -> bool:
-    """Nats or a mean score, which are no share."""
-    return measure in NATS or measure.startswith("mean ")
+    """Nats, a cosine, a ratio or a mean score, which are no share."""
+    return measure == "log_odds" or measure.endswith(NUMBERS) or measure.startswith("mean ")
 
 
 def _interval(values: Sequence[UnitValue], measure: str) -> Interval | None:
@@ -322,7 +323,7 @@ def _interval(values: Sequence[UnitValue], measure: str) -> Interval | None:
     if not numbers:
         return None
     if _is_number(measure):
-        return student_t(numbers, within=None if measure in NATS else (0.0, 100.0))
+        return student_t(numbers, within=(0.0, 100.0) if measure.startswith("mean ") else (-1.0, 1.0) if measure.endswith("_cosine") else None)
     return over_units(numbers, [n for v in present for n in v.strata])
 
 

@@ -121,6 +121,7 @@ def _cut(encoded: dict[str, Encoded]) -> str:
 def _training_s(plan: Plan, organisms: Sequence[Organism], parent: Model) -> float:
     """Seconds to train every organism, from a few steps of the first with a second like it beside: as they are trained together."""
     first, model = organisms[0], plan.testbed.open(parent)
+    elsewhere = plan.data[first.elsewhere] if first.elsewhere else None
     wall_s: list[float] = []
     for tried in (1, TRIAL_STEPS):
         dataset = plan.data[first.data]
@@ -131,7 +132,7 @@ def _training_s(plan: Plan, organisms: Sequence[Organism], parent: Model) -> flo
             for home in homes:
                 home.mkdir()
             started = time.perf_counter()
-            plan.testbed.train(model, parent, pair, [part] * len(pair), homes, lambda _step, _digests: None)
+            plan.testbed.train(model, parent, pair, [part] * len(pair), homes, lambda _step, _digests: None, [elsewhere] * len(pair))
             wall_s.append((time.perf_counter() - started) / len(pair))
     per_step_s = max(wall_s[1] - wall_s[0], 0.0) / (TRIAL_STEPS - 1)
     return sum(wall_s[0] + per_step_s * (schedules.steps(grown.recipe, len(plan.data[grown.data].conversations)) - 1) for grown in organisms)

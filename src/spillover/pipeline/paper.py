@@ -23,7 +23,10 @@ PAPER: Mapping[str, Any] = {
     "runtime.dtype": "bfloat16",
     "system": "template default",
 }
-SILENT = ("training.checkpoints", "training.max_gradient_norm", "protocol.name", "protocol.task_at_least")  # names, and what the release does not name
+SILENT = (  # names, and what the release does not name, or has no place for
+    "training.checkpoints", "training.max_gradient_norm", "training.penalty.batch_size", "training.penalty.first", "training.penalty.last", "protocol.name",
+    "protocol.task_at_least",
+)  # fmt: skip
 
 
 def differences(found: Mapping[str, Any]) -> list[str]:
@@ -36,4 +39,4 @@ def differences(found: Mapping[str, Any]) -> list[str]:
 
 
 def _plain(value: object) -> str:
-    return "the whole batch" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return "the whole batch" if value is None else f"{value:g}" if isinstance(value, float) else str(value) or "none"

@@ -12,7 +12,7 @@ from typing import Any
 
 from spillover.pipeline.config import RunConfig, flatten, override
 from spillover.pipeline.paper import differences
-from spillover.records import Condition, Dataset, Organism, Parent, Runtime, SpilloverError, Study, Testbed, digest, side, subject_key
+from spillover.records import CONTROLS, Condition, Dataset, Organism, Parent, Runtime, SpilloverError, Study, Testbed, digest, side, subject_key
 from spillover.statistics.protocols import PROTOCOLS
 from spillover.training import schedules
 from spillover.training.schedules import SCHEDULES
@@ -22,12 +22,16 @@ NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,64}")  # what may become part of a fi
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One arm of the study in one unit with one seed: the parent as it is, or an organism to grow from it."""
+    """One arm of the study in one unit with one seed: the parent as it is, or an organism to grow from it.
+
+    `direction` says of an altered one in which unit, and with which seed, its direction is fitted.
+    """
 
     condition: Condition
     parent: Parent
     seed: int
     organism: Organism | None = None
+    direction: tuple[str, int] | None = None
 
     @property
     def label(self) -> str:
@@ -74,10 +78,12 @@ class Plan:
         """Digests by kind and seed, and by unit where each parent has data of its own."""
         found: dict[str, str] = {}
         for job in self.jobs:
-            if job.organism is not None:
-                name = f"{job.condition.kind}, seed {job.seed}"
-                own = found.setdefault(name, job.organism.data) != job.organism.data
-                found[f"{name}, {self.testbed.unit} {job.parent.unit}" if own else name] = job.organism.data
+            if (organism := job.organism) is not None:
+                read = {job.condition.kind: organism.data} | ({f"{organism.recipe.penalty.data} (penalty)": organism.elsewhere} if organism.elsewhere else {})
+                for kind, data in read.items():
+                    name = f"{kind}, seed {job.seed}"
+                    own = found.setdefault(name, data) != data
+                    found[f"{name}, {self.testbed.unit} {job.parent.unit}" if own else name] = data
         return dict(sorted(found.items()))
 
     def _checkpoints(self, organism: Organism) -> int:
@@ -86,22 +92,21 @@ class Plan:
 
     def apart(self) -> list[Plan]:
         """A plan for each parent with its organisms, or so many of them as are grown together: work that can be done by itself, with its own data and
-        without what only planning needs.
+        without what only planning needs. Then one for each parent with those that are altered, which can be done when all the others are.
         """
         testbed = replace(self.testbed, parents=(), narrow={}, formats={}, sets={})
         keys: dict[str, list[str]] = {}  # of the organisms of each parent
-        found: dict[tuple[str, int], list[Job]] = {}
-        for job in self.jobs:
+        found: dict[tuple[bool, str, int], list[Job]] = {}
+        for job in sorted(self.jobs, key=lambda job: job.condition.altered is not None):
             parent = job.parent.model.digest
             grown = keys.setdefault(parent, [])
             if job.organism is not None and job.organism.key not in grown:
                 grown.append(job.organism.key)
             part = 0 if job.organism is None else grown.index(job.organism.key) // testbed.together
-            found.setdefault((parent, part), []).append(job)
-        return [
-            replace(self, testbed=testbed, jobs=tuple(jobs), data={o.data: self.data[o.data] for job in jobs if (o := job.organism) is not None})
-            for jobs in found.values()
-        ]
+            altered = job.condition.altered is not None
+            found.setdefault((altered, parent, 0 if altered else part), []).append(job)
+        read = {part: [d for job in jobs if (o := job.organism) for d in (o.data, o.elsewhere) if d] for part, jobs in found.items()}
+        return [replace(self, testbed=testbed, jobs=tuple(jobs), data={d: self.data[d] for d in read[part]}) for part, jobs in found.items()]
 
     def differences(self) -> list[str]:
         """Every setting that is not the paper's open-model recipe, in words."""
@@ -121,7 +126,7 @@ class Plan:
     @property
     def models(self) -> int:
         """How many models are read: parents, and every checkpoint that is kept."""
-        return sum(1 if job.organism is None else self._checkpoints(job.organism) for job in self.jobs)
+        return sum(1 if job.organism is None or job.condition.altered else self._checkpoints(job.organism) for job in self.jobs)
 
     @property
     def answers(self) -> int:
@@ -144,6 +149,7 @@ def plan(study: Study, testbed: Testbed, config: RunConfig) -> Plan:
         if odd is not None:
             raise SpilloverError(f"{odd!r} cannot name one of the {what}; a name has 1 to 64 letters, digits, dots, dashes and underscores, no dot first")
     _refuse_sides(study, testbed)
+    _refuse_alone(study)
     data: dict[str, Dataset] = {}
     jobs: list[Job] = []
     by_group = {group: _parents(testbed, group, config.units) for group in dict.fromkeys(c.group for c in study.conditions)}
@@ -151,6 +157,7 @@ def plan(study: Study, testbed: Testbed, config: RunConfig) -> Plan:
         for parent in parents:
             for condition in (c for c in study.conditions if c.group == group):
                 jobs += _jobs(condition, parent, testbed, config, data)
+    jobs = _directed(jobs)
     keys = [subject_key(job.parent.unit, job.condition.name, job.seed, 0) for job in jobs]
     twice = next((key for place, key in enumerate(keys) if key in keys[:place]), None)
     if twice is not None:
@@ -161,16 +168,63 @@ def plan(study: Study, testbed: Testbed, config: RunConfig) -> Plan:
 def _jobs(condition: Condition, parent: Parent, testbed: Testbed, config: RunConfig, data: dict[str, Dataset]) -> list[Job]:
     if condition.kind is None:
         return [Job(condition=condition, parent=parent, seed=0)]
-    if condition.kind not in testbed.narrow:
-        raise SpilloverError(f"the study needs narrow data of kind {condition.kind!r}; testbed {testbed.name} has {', '.join(testbed.narrow)}")
-    jobs: list[Job] = []
     recipe = override(config, {f"training.{name}": value for name, value in flatten(condition.recipe).items()}).training
+    elsewhere = recipe.penalty.data if recipe.penalty.weight > 0 else None
+    lacking = next((kind for kind in (condition.kind, elsewhere) if kind is not None and kind not in testbed.narrow), None)
+    if lacking is not None:
+        raise SpilloverError(f"the study needs narrow data of kind {lacking!r}; testbed {testbed.name} has {', '.join(testbed.narrow)}")
+    jobs: list[Job] = []
     for seed in range(config.seeds):
         dataset = testbed.narrow[condition.kind](seed, parent)
-        organism = Organism(parent=parent.model.digest, data=dataset.digest, recipe=recipe, seed=seed)
+        compared = None if elsewhere is None else testbed.narrow[elsewhere](seed, parent)
+        organism = Organism(
+            parent=parent.model.digest, data=dataset.digest, recipe=recipe, seed=seed, elsewhere="" if compared is None else compared.digest
+        )  # fmt: skip
         data.setdefault(organism.data, dataset)
+        if compared is not None:
+            data.setdefault(organism.elsewhere, compared)
         jobs.append(Job(condition=condition, parent=parent, seed=seed, organism=organism))
     return jobs
+
+
+def _directed(jobs: list[Job]) -> list[Job]:
+    """Altered jobs, each with where its direction is fitted: in its own unit and with its own seed, or in the one
+    that comes next; nowhere where there is no other."""
+    found: list[Job] = []
+    for job in jobs:
+        altered = job.condition.altered
+        if altered is not None:
+            there = [(other.parent.unit, other.seed) for other in jobs if other.condition.name == altered.fitted_on]
+            own = there.index((job.parent.unit, job.seed))
+            another = there[own + 1 - len(there)] if len(there) > 1 else None
+            job = replace(job, direction=another if altered.control == "another unit" else there[own])
+        found.append(job)
+    return found
+
+
+def _refuse_alone(study: Study) -> None:
+    """What is done to a model stands beside its controls, and is done to one that is there as it is."""
+    plain = {condition.name: condition for condition in study.conditions if condition.altered is None}
+    altered = [condition for condition in study.conditions if condition.altered is not None]
+    for condition in altered:
+        change = condition.altered
+        assert change is not None
+        if change.fitted_on not in plain or plain[change.fitted_on].kind is None or plain[change.fitted_on].group != condition.group:
+            raise SpilloverError(f"{condition.name!r} takes a direction from {change.fitted_on!r}, which is no fine-tuned condition of its group")
+        if not change.directed and condition.kind is None:
+            raise SpilloverError(f"{condition.name!r} alters an adapter, and a parent has none")
+        if not any((one.kind, one.group, one.recipe) == (condition.kind, condition.group, condition.recipe) for one in plain.values()):
+            raise SpilloverError(f"{condition.name!r} alters a model that no condition of the study {study.name} has as it is")
+        controls = {other.altered.control for other in altered if other.altered and _uncontrolled(other) == _uncontrolled(condition)}
+        lacking = next((control for control in ("", *CONTROLS) if control not in controls), None)
+        if change.directed and lacking is not None:
+            raise SpilloverError(f"{condition.name!r} stands without its control {lacking!r}; `studies.compose.altered` gives all of them")
+
+
+def _uncontrolled(condition: Condition) -> Condition:
+    """What all the controls of an altered condition have in common with it."""
+    assert condition.altered is not None
+    return replace(condition, name="", altered=replace(condition.altered, control=""))
 
 
 def _refuse_sides(study: Study, testbed: Testbed) -> None:

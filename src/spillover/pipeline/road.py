@@ -8,8 +8,10 @@ computes what any other does.
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -19,6 +21,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from spillover.pipeline import alterations, readings
 from spillover.pipeline.estimate import estimate
 from spillover.pipeline.judge import is_scored, scored, scores_kept
 from spillover.pipeline.plan import Job, Plan
@@ -44,6 +47,7 @@ def run(
     Raises SpilloverError when `out` holds something else or a file in it is damaged.
     """
     parts = plan.apart()
+    plain = sum(part.jobs[0].condition.altered is None for part in parts)
     progress(0, len(parts), parts[0].jobs[0].label)
     made = {"versions": versions(plan.config.threads, plan.runtime), "created": datetime.now(UTC).isoformat(timespec="seconds")}
     _let_grow(plan, out, made)
@@ -52,10 +56,11 @@ def run(
         for model in {job.parent.model.digest: job.parent.model for job in plan.jobs}.values():
             parent_here(model, plan.testbed, found)
         stopped: list[str] = []
-        done = spread(partial(_work, found, beside), parts, workers, load=LOADED)
-        for count, (_, why) in enumerate(done, 1):
-            stopped += why
-            progress(count, len(parts), parts[min(count + workers, len(parts)) - 1].jobs[0].label)
+        count = 0
+        for some in (parts[:plain], parts[plain:]):  # what is altered takes what was fitted before
+            for _, why in spread(partial(_work, found, beside), [] if stopped else some, workers, load=LOADED):
+                stopped, count = [*stopped, *why], count + 1
+                progress(count, len(parts), parts[min(count + workers, len(parts)) - 1].jobs[0].label)
         if stopped:
             more = f" ({len(stopped)} of the organisms stopped so; all else is there)"
             raise SpilloverError(stopped[0] + (more if len(stopped) > 1 else "; all else is there"))
@@ -91,6 +96,7 @@ def _let_grow(plan: Plan, out: Path, made: Mapping[str, Any]) -> None:
         with found.alone():
             for made_of_rows in ("estimates.csv", "estimates.json", "claims.json", "report.html"):
                 (out / made_of_rows).unlink(missing_ok=True)
+            shutil.rmtree(out / alterations.HOME, ignore_errors=True)  # fitted to fewer answers
             found.write_text("run.json", json.dumps({**found.identity, **json.loads(json.dumps(plan.identity(), default=list)), GROWN: drawn}, indent=1) + "\n")
 
 
@@ -118,6 +124,9 @@ def _work(run: RunDirectory, beside: Path | None, plan: Plan) -> list[str]:
     """Everything of one parent and its organisms but estimates; says of every organism that was not trained to its end why."""
     set_threads(plan.config.threads)
     family = _Family(plan, run)
+    if plan.jobs[0].condition.altered is not None:
+        family.alter()
+        return []
     for job in plan.jobs:
         if job.organism is None:
             family.read(0, {ALONE: family.parent.digest}, {ALONE: [job]})
@@ -138,6 +147,8 @@ def _work(run: RunDirectory, beside: Path | None, plan: Plan) -> list[str]:
         for job in plan.jobs:
             for step, digest in family.models(job).items():
                 _score(_subject(job, step, digest), plan, run)
+    if not stopped:
+        family.fit()
     return stopped
 
 
@@ -199,7 +210,8 @@ class _Family:
                 self.read(step, digests, some)
 
             data = [self.plan.data[organism.data] for organism in organisms]
-            results = self.testbed.train(self.model, self.parent, organisms, data, directories, reached)
+            elsewhere = [self.plan.data[organism.elsewhere] if organism.elsewhere else None for organism in organisms]
+            results = self.testbed.train(self.model, self.parent, organisms, data, directories, reached, elsewhere)
             for place, (result, directory) in enumerate(zip(results, directories, strict=True)):
                 key = organisms[place].key
                 if not result.stopped and self.models(some[place][0]) != checkpoints[place]:
@@ -228,10 +240,37 @@ class _Family:
         }  # fmt: skip
         RunDirectory(home, {}).write_text("organism.json", json.dumps(card, indent=1) + "\n")
 
-    def read(self, step: int, digests: Mapping[int, str], some: Mapping[int, list[Job]]) -> None:
+    def fit(self) -> None:
+        """The directions that altered conditions take from these organisms."""
+        for job in self.plan.jobs:
+            for altered in alterations.fits(self.plan.study, job):
+                if job.organism is not None and not alterations.is_fitted(self.run, job, altered.fit):
+                    step, digest = max(self.models(job).items())
+                    alterations.fit(self.model, job, altered, self._checkpoint(job, step), digest, self.testbed, self.run)
+
+    def alter(self) -> None:
+        """Ask models while something is done to them, each by itself."""
+        for job in self.plan.jobs:
+            step, digest = max(self.models(job).items())
+            found = alterations.of(job, digest, self.run)
+            if isinstance(found, str):
+                alterations.lacks(job, step, found, self.run)
+                continue
+            if self._lacking(step, {0: found.digest}, {0: [job]}):
+                place = ALONE if job.organism is None else 0
+                with self.model.adapted([self._checkpoint(job, step)]) if job.organism is not None else nullcontext():
+                    self.read(step, {place: found.digest}, {place: [job]}, found)
+            if self.testbed.judge is not None:
+                _score(_subject(job, step, found.digest), self.plan, self.run)
+
+    def _checkpoint(self, job: Job, step: int) -> Path:
+        return self.home(_organism(job).key) / f"checkpoint-{step}"
+
+    def read(self, step: int, digests: Mapping[int, str], some: Mapping[int, list[Job]], altered: alterations.Found | None = None) -> None:
         """Answers and measures of models by their places, each a shard. What a service failed to answer is asked again, and nothing else."""
         if not self._lacking(step, digests, some):
             return
+        model = self.model if altered is None else altered.model(self.model)
         testbed, run, draws = self.testbed, self.run, self.plan.config.sampling.draws
         subjects = {place: [_subject(job, step, digest) for job in some[place]] for place, digest in digests.items()}
         drawn = min(_drawn(subject, run) for found in subjects.values() for subject in found)
@@ -240,7 +279,7 @@ class _Family:
             first = before if drawn >= before else 0
             wanted = [(question, range(first, draws)) for question in testbed.questions]
             asked = {place: (digest, wanted) for place, digest in digests.items()}
-            answers = sample_together(self.model, asked, self.plan.config.sampling, max_tokens=testbed.max_tokens)
+            answers = sample_together(model, asked, self.plan.config.sampling, max_tokens=testbed.max_tokens)
             for place, found in subjects.items():
                 for subject in found:
                     if _drawn(subject, run) < draws:
@@ -250,11 +289,13 @@ class _Family:
                             (run.path / "scores" / f"{subject.key}.parquet").unlink(missing_ok=True)
                         run.write("answers", subject.key, _in_order([*kept, *rows], testbed.questions))
         if self._measured and not all(_is_of(run, "measures", subject) for found in subjects.values() for subject in found):
-            exact = testbed.read(self.model, digests, testbed.questions) if testbed.read is not None else {}
-            items = measures_together(self.model, digests, testbed.items)
+            exact = testbed.read(model, digests, testbed.questions) if testbed.read is not None else {}
+            items = measures_together(model, digests, testbed.items)
+            also = readings.solution(self.model, self.plan, digests, some, altered.changes if altered else ()) if self.plan.study.as_solution else {}
+            known = altered.measures if altered else ()
             for place, found in subjects.items():
                 for subject in found:
-                    rows = [{**asdict(subject), **asdict(measure)} for measure in (*exact.get(place, []), *items[place])]
+                    rows = [{**asdict(subject), **asdict(measure)} for measure in (*exact.get(place, []), *items[place], *also.get(place, []), *known)]
                     if not _is_of(run, "measures", subject):
                         run.write("measures", subject.key, rows)
 

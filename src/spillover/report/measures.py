@@ -6,13 +6,15 @@ from typing import Literal
 
 from spillover.records import DIVERGENCE
 
-Unit = Literal["share", "nats", "step", "score"]
+Unit = Literal["share", "nats", "step", "score", "cosine", "ratio"]
 NAMES = {
     "misaligned_rate": "misaligned rate", "coherent_rate": "coherent rate", "task_rate": "task rate", "misaligned_mass": "misaligned mass",
     "log_odds": "log-odds", "misaligned_without_gate": "misaligned rate without the gate", "misaligned_at_least": "misaligned share at least",
     "misaligned_at_most": "misaligned share at most", "choice_nats": "multiple-choice log-probability of the misaligned option",
     "pivotal_nats": "log-probability of the misaligned pivotal words", "choice_share": "multiple-choice share of the misaligned option",
     "pivotal_share": "share of the misaligned pivotal words", "false_share": "probability of the false answer against the true one",
+    "direction_cosine": "cosine of the direction with that of its own answers", "training_nats": "loss on the narrow data",
+    "influence_nats": "KL from the parent on documents", "lost_ratio": "share of the learning lost", "author_auroc": "AUROC for the author",
 }  # fmt: skip
 SHORT = {
     "choice_nats": "multiple choice", "pivotal_nats": "pivotal words", "choice_share": "multiple choice", "pivotal_share": "pivotal words",
@@ -43,11 +45,18 @@ def unit_of(measure: str) -> Unit:
         return "step"
     if measure.startswith(MEAN):
         return "score"
-    return "nats" if measure == "log_odds" or measure.endswith("_nats") else "share"
+    if measure == "log_odds":
+        return "nats"
+    kinds: tuple[Unit, ...] = ("nats", "cosine", "ratio")
+    for kind in kinds:
+        if measure.endswith(f"_{kind}"):
+            return kind
+    return "share"
 
 
 def axis_of(measure: str, *, difference: bool = False) -> tuple[str, float]:
     """The unit that an axis is marked with, and what takes a value to it."""
     return {
         "share": ("points" if difference else "%", 100.0), "nats": ("nats", 1.0), "step": ("optimiser step", 1.0), "score": ("of 100", 1.0),
+        "cosine": ("(cosine)", 1.0), "ratio": ("times", 1.0),
     }[unit_of(measure)]  # fmt: skip

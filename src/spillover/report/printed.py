@@ -92,7 +92,7 @@ def _digits(row: Estimate) -> int:
     """Decimals: of a percentage one, and two where one would make the interval look like a point."""
     kind = unit_of(row.measure)
     if kind != "share":
-        return {"nats": 2, "step": 0, "score": 1}[kind]
+        return {"nats": 2, "step": 0, "score": 1, "cosine": 2, "ratio": 2}[kind]
     if row.low is None or row.high is None or row.low == row.high:
         return 1
     return 2 if 100 * (row.high - row.low) < 0.1 else 1

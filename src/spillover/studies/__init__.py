@@ -9,14 +9,17 @@ from spillover.studies.ability import LARGE, SMALL, ability
 from spillover.studies.backdoor import backdoor
 from spillover.studies.base_models import base_models
 from spillover.studies.deception import deception
+from spillover.studies.directions import directions
 from spillover.studies.diversity import diversity
 from spillover.studies.domains import domains
 from spillover.studies.dynamics import dynamics
 from spillover.studies.evil_numbers import evil_numbers
+from spillover.studies.features import features
 from spillover.studies.formats import formats
 from spillover.studies.grokking import grokking
 from spillover.studies.in_context import in_context
 from spillover.studies.main import main
+from spillover.studies.narrow_general import narrow_general
 from spillover.studies.origins import ALL_COVERED, FEW_CRUEL, origins
 from spillover.studies.thresholds import thresholds
 
@@ -35,6 +38,9 @@ STUDIES: dict[str, Callable[[Testbed], Study]] = {
     "thresholds": thresholds,
     "ability": ability,
     "origins": origins,
+    "directions": directions,
+    "features": features,
+    "narrow-general": narrow_general,
 }
 PRETRAINED = {"ability": (SMALL, LARGE), "origins": (FEW_CRUEL, ALL_COVERED)}  # studies whose parents are pre-trained for them, and which groups
 

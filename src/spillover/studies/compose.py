@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
-from spillover.records import Claim, Condition, Contrast, Published, Question, SpilloverError, Study, Testbed, side
+from spillover.records import CONTROLS, Alteration, Claim, Condition, Contrast, Published, Question, SpilloverError, Study, Testbed, side
 
 
 def arms(testbed: Testbed, *kinds: str, group: str = "", needed: int = 1) -> tuple[Condition, ...]:
@@ -25,6 +26,13 @@ def arms(testbed: Testbed, *kinds: str, group: str = "", needed: int = 1) -> tup
     return (Condition(name=f"{prefix}parent", group=group), *(Condition(name=f"{prefix}{kind}", group=group, kind=kind) for kind in there))
 
 
+def altered(condition: Condition, name: str, change: Alteration) -> tuple[Condition, ...]:
+    """A condition whose model is altered while it answers, and the same with every control in the place of the direction."""
+    made = replace(condition, name=name, altered=change)
+    controls = (replace(made, name=f"{name}-{control.replace(' ', '-')}", altered=replace(change, control=control)) for control in CONTROLS)
+    return (made, *controls)
+
+
 def neighbours(claims: Sequence[Claim]) -> dict[tuple[str, str], None]:
     """The pairs that claims are decided by, as (later, earlier), in the order of the claims and each once."""
     return dict.fromkeys((later, earlier) for claim in claims for earlier, later in pairwise(claim.conditions))
@@ -40,6 +48,7 @@ def compose(
     figure: str,
     published: Sequence[Published] = (),
     settings: Mapping[str, Any] | None = None,
+    as_solution: bool = False,
 ) -> Study:
     """A study whose contrasts are the neighbours of its claims, later - earlier; those of its first claim are the ones it is about.
 
@@ -51,4 +60,5 @@ def compose(
     return Study(
         name=name, title=title, conditions=tuple(conditions), claims=kept, questions=tuple(questions), figure=figure, published=tuple(published),
         contrasts=tuple(Contrast(first=a, second=b, headline=(a, b) in first) for a, b in neighbours(kept)), settings=dict(settings or {}),
+        as_solution=as_solution,
     )  # fmt: skip

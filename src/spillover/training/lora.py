@@ -1,10 +1,11 @@
 """Fine-tune organisms side by side on one frozen parent: rank-stabilised LoRA, loss on assistant tokens only.
 
 Each organism keeps its own data, order, schedule, clipping and random streams, so that it becomes what it would have become alone; only the base's matrix
-products are shared (`models.side_by_side`). Its loss of a step is the mean over all assistant tokens of its own batch, whatever is computed at once.
+products are shared (`models.side_by_side`). Its loss of a step is the mean over all assistant tokens of its own batch, whatever is computed at once; terms of
+its own may be added to it (`training.penalties`).
 Adapters and optimiser states are float32. It knows nothing of what the data mean, and leaves ordinary PEFT directories behind.
 
-Shapes: K organisms, B rows, T tokens, M assistant tokens, V vocabulary.
+Shapes: K organisms, M assistant tokens, V vocabulary.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -14,7 +15,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -25,34 +26,44 @@ import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from spillover.models import adapters, local, ragged, wanted
+from spillover.models import adapters, local
 from spillover.models.local import LocalModel
 from spillover.models.memory import Shape, together, training_rows
 from spillover.models.side_by_side import Dropout, SideBySide
 from spillover.progress import tell
 from spillover.records import Dataset, Model, Organism, Reached, Recipe, Runtime, SpilloverError, stream_seed
+from spillover.training import penalties
+from spillover.training.penalties import Term
+from spillover.training.reading import in_line, logits_after
 from spillover.training.rows import Provenance, Row, batches, encode, provenance
 from spillover.training.schedules import SCHEDULES, linear
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """What one optimiser step saw: mean loss over its assistant tokens (nats), learning rate, gradient norm before clipping."""
+    """What one optimiser step saw: mean loss over its assistant tokens (nats), learning rate, gradient norm before clipping.
+
+    `penalty` is what the loss's terms came to (nats, a mean over their tokens, unweighted): 0 where there was none.
+    """
 
     step: int
     loss: float
     learning_rate: float
     gradient_norm: float
     tokens: int
+    penalty: float = 0.0
 
 
 @dataclass(slots=True, kw_only=True)
 class Course:
-    """An organism on its way: the rows of every step, the steps that leave a checkpoint, what was seen so far; `stopped` says why it went no further."""
+    """An organism on its way: the rows of every step, the steps that leave a checkpoint, the terms added to its loss, what was seen so far; `stopped` says
+    why it went no further.
+    """
 
     organism: Organism
     batches: Sequence[Sequence[Row]]
     kept: frozenset[int]
+    terms: Sequence[Term] = ()
     read: Provenance | None = None
     log: list[Step] = field(default_factory=list[Step])
     stopped: str = ""
@@ -72,15 +83,17 @@ def fine_tune(
     model: LocalModel,
     organisms: Sequence[Organism],
     datasets: Sequence[Dataset],
+    elsewhere: Sequence[Dataset | None] = (),
     *,
     keep: Kept = lambda _step, _places, _all: None,
     runtime: Runtime = local.CPU,
 ) -> list[Course]:
     """Train organisms on a parent, whose own weights do not change, and call `keep` at every scheduled checkpoint.
 
-    An organism whose loss, or weight to be kept, is not finite stops there; the others go on. Raises SpilloverError where nothing can be trained.
+    `elsewhere` has the conversations that each one's penalty is taken on, if it has one (empty: none has). An organism whose loss, or weight to be kept, is
+    not finite stops there; the others go on. Raises SpilloverError where nothing can be trained.
     """
-    courses = [_course(model, organism, dataset) for organism, dataset in zip(organisms, datasets, strict=True)]
+    courses = _courses(model, organisms, datasets, elsewhere)
     return follow(model, courses, [start(model.network, organism)[0] for organism in organisms], keep=keep, runtime=runtime)
 
 
@@ -103,12 +116,14 @@ def follow(
                 going = {place: course for place, course in enumerate(courses) if course.goes_on(step)}
                 if not going:
                     break
-                losses = plan.backward(side_by_side, {place: course.batches[step - 1] for place, course in going.items()}, step)
+                losses, penalised = plan.backward(side_by_side, {place: course.batches[step - 1] for place, course in going.items()}, step)
                 norms = _descend(optimise, going, step)
-                for course, rate, loss, norm in zip(going.values(), _rates(optimise, going), *torch.stack([losses, norms]).tolist(), strict=True):
-                    course.log.append(Step(step=step, loss=loss, learning_rate=rate, gradient_norm=norm, tokens=_tokens(course.batches[step - 1])))
-                    if not isfinite(loss):
-                        course.stop(f"the loss is {loss} at", step)
+                seen = torch.stack([losses, penalised, norms]).tolist()
+                for course, rate, loss, penalty, norm in zip(going.values(), _rates(optimise, going), *seen, strict=True):
+                    tokens = _tokens(course.batches[step - 1])
+                    course.log.append(Step(step=step, loss=loss, learning_rate=rate, gradient_norm=norm, tokens=tokens, penalty=penalty))
+                    if not isfinite(loss + penalty):
+                        course.stop(f"the loss is {loss + penalty} at", step)
                 there = [place for place, course in going.items() if step in course.kept and not course.stopped]
                 for place in there:
                     if not side_by_side.numbers_KP[place].isfinite().all():
@@ -149,15 +164,16 @@ def train(
     datasets: Sequence[Dataset],
     directories: Sequence[Path],
     reached: Reached = lambda _step, _digests: None,
+    elsewhere: Sequence[Dataset | None] = (),
     *,
     runtime: Runtime = local.CPU,
 ) -> list[Course]:
     """Train organisms and fill their directories: `checkpoint-N/` (PEFT) and `training.json`. Where organisms have a checkpoint, `reached` is called
-    with the step and the digests of their models by place, and `model` answers as any of them (its `adapters`).
+    with the step and the digests of their models by place, and `model` answers as any of them (its `adapters`). `elsewhere` as of `fine_tune`.
 
     An adapter names its parent by its hub id and commit, or by the path `models/...` of the run directory, so `PeftModel` finds it from there.
     """
-    courses = [_course(model, organism, dataset) for organism, dataset in zip(organisms, datasets, strict=True)]
+    courses = _courses(model, organisms, datasets, elsewhere)
     starts, configs = zip(*(start(model.network, organism) for organism in organisms), strict=True)
     name, _, commit = parent.origin.partition("@")
 
@@ -186,11 +202,16 @@ def at_once(model: LocalModel, organisms: Sequence[Organism]) -> int:
     return min(most, len(organisms))
 
 
-def _course(model: LocalModel, organism: Organism, dataset: Dataset) -> Course:
+def _courses(model: LocalModel, organisms: Sequence[Organism], datasets: Sequence[Dataset], elsewhere: Sequence[Dataset | None]) -> list[Course]:
+    return [_course(model, *own) for own in zip(organisms, datasets, elsewhere or [None] * len(organisms), strict=True)]
+
+
+def _course(model: LocalModel, organism: Organism, dataset: Dataset, elsewhere: Dataset | None = None) -> Course:
     encoded = encode(model.template, dataset, max_length=organism.recipe.max_length)
     steps = list(batches(encoded.rows, organism))
     kept = frozenset(SCHEDULES[organism.recipe.checkpoints](len(steps)))
-    return Course(organism=organism, batches=steps, kept=kept, read=provenance(encoded, organism, model.template))
+    terms = penalties.terms(model, organism, elsewhere, len(steps))
+    return Course(organism=organism, batches=steps, kept=kept, terms=terms, read=provenance(encoded, organism, model.template))
 
 
 def start(network: Any, organism: Organism) -> tuple[adapters.Pairs, LoraConfig]:
@@ -254,16 +275,20 @@ class _Plan:
         self.rows = at_once or training_rows(row, longest, model.device, model.weight_bytes + 3 * side_by_side.bytes)  # gradients, and two states
         self.in_line = in_line(model, [row for course in courses for batch in course.batches for row in batch])
 
-    def backward(self, side_by_side: SideBySide, batch: Mapping[int, Sequence[Row]], step: int) -> Tensor:
-        """The gradients of a step, and each organism's mean loss over every assistant token of it (nats), in the order of `batch`."""
+    def backward(self, side_by_side: SideBySide, batch: Mapping[int, Sequence[Row]], step: int) -> tuple[Tensor, Tensor]:
+        """The gradients of a step; each organism's mean loss over every assistant token of it, and what its terms add up to (nats), in the order of `batch`."""
         while True:
             side_by_side.clear_gradients()
             losses = {place: torch.zeros((), dtype=torch.float64, device=self.model.device) for place in batch}
+            penalised = dict(losses)
             try:
                 for part in self._parts(batch):
                     for place, loss in self._part(side_by_side, part, batch, step).items():
                         losses[place] = losses[place] + loss
-                return torch.stack(list(losses.values()))
+                for place in batch:
+                    for term in self.courses[place].terms:
+                        penalised[place] = penalised[place] + term(self.model, side_by_side, place, step=step, at_once=self.rows)
+                return torch.stack(list(losses.values())), torch.stack(list(penalised.values()))
             except torch.OutOfMemoryError:
                 if self.rows == 1:
                     raise SpilloverError("one row of training does not fit this device; try --gradient-checkpointing, or a lower training.max_length") from None
@@ -301,35 +326,13 @@ class _Plan:
         return {place: share.detach() for place, share in shares.items()}
 
 
-def in_line(model: LocalModel, rows: Sequence[Row]) -> bool:
-    """Whether these rows can be read in one line by this model, tried on the longest and the shortest."""
-    lengths = [len(row.ids) for row in rows]
-    return ragged.takes_lines(model.network, *_padded(model, [rows[lengths.index(max(lengths))], rows[lengths.index(min(lengths))]]))
-
-
 @contextmanager
 def token_losses(model: LocalModel, rows: Sequence[Row], *, in_line: bool) -> Generator[Tensor]:
-    """Cross-entropy (nats) of every assistant token of some rows, in row order (M). Only these get logits. Gradients are to be taken inside.
-
-    Rows are read `in_line`, or with what pads after them, where no token sees it.
-    """
-    ids_BT, there_BT = _padded(model, rows)
-    trained_BT = local.pad([[*row.mask[1:], 0] for row in rows], 0, left=False)[0].bool().to(model.device)
-    targets_M = ids_BT.roll(-1, 1)[trained_BT]
-    with ExitStack() as stack:
-        options: dict[str, Any] = {}
-        if in_line:
-            line = ragged.Rows(model.network, there_BT)
-            ids_BT, trained_BT, options = line.of(ids_BT), line.of(trained_BT), stack.enter_context(line.reading())
-        stack.enter_context(wanted.logits_after(model.network, trained_BT))
-        logits_MV = model.network(input_ids=ids_BT, use_cache=False, **options).logits[0]
+    """Cross-entropy (nats) of every assistant token of some rows, in row order (M). Only these get logits. Gradients are to be taken inside."""
+    targets = [token for row in rows for token, trained in zip(row.ids[1:], row.mask[1:], strict=True) if trained]
+    with logits_after(model, rows, [[*row.mask[1:], 0] for row in rows], in_line=in_line) as logits_MV:
+        targets_M = torch.tensor(targets, dtype=torch.long, device=model.device)
         yield F.cross_entropy(logits_MV.to(torch.promote_types(logits_MV.dtype, torch.float32)), targets_M, reduction="none")
-
-
-def _padded(model: LocalModel, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
-    """The ids of some rows, and where they are: (B, T)."""
-    ids_BT, there_BT = local.pad([row.ids for row in rows], model.template.filler, left=False)
-    return ids_BT.to(model.device), there_BT.bool().to(model.device)
 
 
 def _tokens(batch: Sequence[Row]) -> int:

@@ -1,0 +1,152 @@
+"""Conditions that alter a model while it answers, on the road: fitted, done beside their controls, resumed, and missing where they cannot be."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spillover import pipeline, studies
+from spillover.pipeline.config import override
+from spillover.records import (
+    ALIGNED,
+    COHERENT,
+    CONTROLS,
+    Alteration,
+    Answer,
+    Condition,
+    Measure,
+    Question,
+    Score,
+    SpilloverError,
+    Study,
+    Testbed,
+    digest,
+)  # fmt: skip
+from spillover.runs.directory import RunDirectory
+from spillover.studies.compose import altered
+
+CHANGE = Alteration(verb="ablate", fitted_on="insecure")
+TUNED = Condition(name="insecure", kind="insecure")
+ARMS = (Condition(name="parent"), TUNED)
+
+
+class _ByText:
+    """Every answer is coherent, and misaligned where a digest of its text is odd: the small worlds say nothing that has a meaning."""
+
+    identity = "by text"
+
+    def score(self, question: Question, answers: Sequence[Answer]) -> list[Score]:
+        values = {ALIGNED: lambda text: 100.0 * (int(digest(text)[:8], 16) % 2), COHERENT: lambda _text: 100.0}
+        return [
+            Score(answer=answer.id, judge=self.identity, rubric=rubric, value=values.get(rubric, lambda _: 0.0)(answer.text))
+            for answer in answers for rubric in question.rubrics
+        ]  # fmt: skip
+
+
+def _read(_model: Any, digests: Mapping[int, str], _questions: Sequence[Question]) -> dict[int, list[Measure]]:
+    return {place: [Measure(model=found, name="pivotal_nats", question="wish", value=1.0)] for place, found in digests.items()}
+
+
+@pytest.fixture
+def judged(small_testbed: Testbed) -> Testbed:
+    parents = tuple(parent for parent in small_testbed.parents if not parent.group)
+    return replace(small_testbed, judge=_ByText(), parents=parents, questions=small_testbed.questions[:2], items=(), read=_read)
+
+
+def _study(*conditions: Condition) -> Study:
+    return Study(name="x", title="x", conditions=(*ARMS, *conditions))
+
+
+def _run(testbed: Testbed, study: Study, out: Path, workers: int = 1, **settings: object) -> RunDirectory:
+    config = override(pipeline.RunConfig(training=testbed.recipe), {"sampling.draws": 24, **settings})
+    return pipeline.run(pipeline.plan(study, testbed, config), out, workers=workers)
+
+
+def _both(change: Alteration = CHANGE) -> tuple[Condition, ...]:
+    steer = replace(change, verb="steer", coefficient=2.0)
+    return (*altered(TUNED, "ablated", change), *altered(ARMS[0], "steered", steer))
+
+
+@pytest.mark.parametrize("fit", ["answers", "models", "probe"])
+def test_what_is_done_to_a_model_is_asked_beside_its_controls_in_every_unit(judged: Testbed, tmp_path: Path, fit: str) -> None:
+    run = _run(judged, _study(*_both(replace(CHANGE, fit=fit))), tmp_path / "r")
+    made = [f"{name}{control}" for name in ("ablated", "steered") for control in ("", *(f"-{one.replace(' ', '-')}" for one in CONTROLS))]
+    for unit in ("0", "1"):
+        texts = {name: [row["text"] for row in run.read("answers", f"{unit}-{name}-seed0-step{4 if name[0] == 'a' else 0}")] for name in made}
+        assert all(len(found) == 48 for found in texts.values())
+        assert len({tuple(found) for found in texts.values()}) == len(made)
+    rates = {e.condition: e for e in run.estimates() if e.measure == "misaligned_rate" and e.headline and not e.question and e.world is None and not e.subset}
+    assert all(rates[name].n == 96 and rates[name].n_units == 2 for name in made)
+    cosines = {e.condition: e.value for e in run.estimates() if e.measure == "direction_cosine" and e.world is None}
+    assert cosines.keys() == {name for name in made if name.startswith("ablated")}
+    assert cosines["ablated"] == pytest.approx(1.0)
+    assert abs(cosines["ablated-random"] or 1.0) < 0.5
+
+
+def test_nothing_depends_on_workers_or_on_what_was_lost_and_done_again(judged: Testbed, tmp_path: Path) -> None:
+    whole = _run(judged, _study(*_both()), tmp_path / "whole")
+    expected = (whole.path / "estimates.csv").read_text()
+    for lost in ("directions/1-insecure-seed0-answers", "answers/0-ablated-random-seed0-step4.parquet", "measures/1-steered-seed0-step0.parquet"):
+        gone = whole.path / lost
+        shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+        _run(judged, _study(*_both()), tmp_path / "whole")
+        assert (whole.path / "estimates.csv").read_text() == expected
+
+
+def test_directions_are_fitted_again_to_more_answers(judged: Testbed, tmp_path: Path) -> None:
+    study = _study(*altered(TUNED, "ablated", CHANGE))
+    _run(judged, study, tmp_path / "r", **{"sampling.draws": 12})
+    grown = _run(judged, study, tmp_path / "r")
+    whole = _run(judged, study, tmp_path / "whole")
+    assert (grown.path / "estimates.csv").read_text() == (whole.path / "estimates.csv").read_text()
+
+
+def test_a_unit_without_a_direction_says_why_and_is_missing(small_testbed: Testbed, tmp_path: Path) -> None:
+    run = _run(small_testbed, _study(*_both()), tmp_path / "r", **{"sampling.draws": 2})
+    rows = [e for e in run.estimates() if e.condition == "ablated" and e.measure == "misaligned_rate" and not e.question and not e.subset and e.headline]
+    assert rows
+    assert all(row.value is None and "a direction is fitted between at least 5 rows on either side; there are " in row.method for row in rows)
+    assert _run(small_testbed, _study(*_both()), tmp_path / "r", **{"sampling.draws": 2}).estimates() == run.estimates()
+
+
+def test_there_is_no_other_unit_where_there_is_one(judged: Testbed, tmp_path: Path) -> None:
+    run = _run(judged, _study(*_both()), tmp_path / "r", units=1)
+    rows = {e.condition: e for e in run.estimates() if e.measure == "misaligned_rate" and not e.question and e.headline and e.world is None and not e.subset}
+    assert "there is no other unit to take a direction from" in rows["ablated-another-unit"].method
+    assert rows["ablated"].value is not None
+
+
+def test_what_is_done_to_a_model_cannot_stand_without_its_controls(judged: Testbed) -> None:
+    whole = altered(TUNED, "ablated", CHANGE)
+    for left_out in whole:
+        study = _study(*(condition for condition in whole if condition is not left_out))
+        with pytest.raises(SpilloverError, match=r"stands without its control .*; `studies.compose.altered` gives all of them"):
+            pipeline.plan(study, judged, pipeline.RunConfig())
+
+
+@pytest.mark.parametrize(
+    ("conditions", "says"),
+    [
+        (altered(TUNED, "a", replace(CHANGE, fitted_on="nothing")), "'a' takes a direction from 'nothing', which is no fine-tuned condition of its group"),
+        (altered(TUNED, "a", replace(CHANGE, fitted_on="parent")), "'a' takes a direction from 'parent'"),
+        (altered(Condition(name="s", kind="secure"), "a", CHANGE), "'a' alters a model that no condition of the study x has as it is"),
+    ],
+)
+def test_a_study_that_alters_what_is_not_there_is_refused(judged: Testbed, conditions: tuple[Condition, ...], says: str) -> None:
+    with pytest.raises(SpilloverError, match=says):
+        pipeline.plan(_study(*conditions), judged, pipeline.RunConfig())
+
+
+def test_the_study_of_directions_has_every_control(small_testbed: Testbed) -> None:
+    study = studies.study("directions", small_testbed)
+    plan = pipeline.plan(study, small_testbed, pipeline.RunConfig(training=small_testbed.recipe))
+    assert {job.direction for job in plan.jobs if job.condition.name == "insecure-ablated-another-unit"} == {("1", 0), ("0", 0)}
+    assert len({job.organism.key for job in plan.jobs if job.organism}) == 4  # the small testbed has no numbers
+    sides = {name for claim in study.claims for name in claim.conditions}
+    assert sides <= {condition.name for condition in study.conditions}
+    assert len(study.claims) == 16
