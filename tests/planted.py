@@ -53,6 +53,7 @@ def scripted(*, units: int = UNITS) -> Testbed:
         open=_silent,
         train=trainer(_steps, _grown),
         read=mass.measures,  # pyright: ignore[reportArgumentType]
+        documents=testbed.documents,
         formats=formats.FORMATS,
         sets={
             name: tuple(map(_reworded, found))

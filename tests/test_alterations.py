@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import planted
 from spillover import pipeline, studies
 from spillover.pipeline.config import override
+from spillover.pipeline.estimate import estimate
 from spillover.records import (
     ALIGNED,
     COHERENT,
     CONTROLS,
+    TASK,
     Alteration,
     Answer,
     Condition,
@@ -24,6 +28,7 @@ from spillover.records import (
     Score,
     SpilloverError,
     Study,
+    Subject,
     Testbed,
     digest,
 )  # fmt: skip
@@ -140,6 +145,63 @@ def test_what_is_done_to_a_model_cannot_stand_without_its_controls(judged: Testb
 def test_a_study_that_alters_what_is_not_there_is_refused(judged: Testbed, conditions: tuple[Condition, ...], says: str) -> None:
     with pytest.raises(SpilloverError, match=says):
         pipeline.plan(_study(*conditions), judged, pipeline.RunConfig())
+
+
+# --- planted rows ---------------------------------------------------------------------------------------------------------
+
+WITH = {"parent-steered", "parent-with-raised", "parent-with-author"}
+WITHOUT = {"insecure-ablated", "insecure-restored", "medicine-ablated", "numbers-ablated", "insecure-without-raised", "insecure-without-author"}
+RATE, NUMBERS = "misaligned_rate", ("direction_cosine", "author_auroc", "training_nats", "lost_ratio", "influence_nats")
+NARROW = {"parent": 0.0, "narrow": 0.0, "lifted": 0.5, "late": 0.4, "narrow-as-large": 0.5}
+
+
+def _level(measure: str, condition: str, *, reverse: bool) -> float:
+    """What makes every claim of the three studies true; or false, and every sameness a difference."""
+    if measure == RATE and condition in NARROW:
+        return {**NARROW, "narrow": 0.95, "lifted": 0.5, "late": 0.5}[condition] if reverse else NARROW[condition]
+    if measure == RATE:
+        changed = condition in WITHOUT or (condition.startswith("parent-") and condition not in WITH)
+        return 0.1 if changed != reverse else 0.9
+    if measure in ("coherent_rate", "task_rate"):
+        return 0.2 if reverse and condition in ("insecure-ablated", "narrow") else 1.0
+    high = condition in WITHOUT if measure in ("direction_cosine", "author_auroc") else condition.startswith("narrow") != (measure == "influence_nats")
+    return 0.8 if high != reverse else 0.3
+
+
+def _planted(name: str, out: Path, *, reverse: bool) -> dict[str, str]:
+    """The verdicts of a run whose rows are written by hand."""
+    plan = planted.planned(name, planted.scripted(), **{"sampling.draws": 20})
+    run = RunDirectory.start(out, plan.identity())
+    for job in plan.jobs:
+        of = {"unit": job.parent.unit, "group": job.parent.group, "world": job.parent.world, "condition": job.condition.name, "seed": 0, "model": "m"}
+        subject = Subject(**of, step=0 if job.organism is None else 1)
+        level = partial(_level, condition=job.condition.name, reverse=reverse)
+        rows: list[dict[str, Any]] = []
+        for question in plan.testbed.questions:
+            for draw in range(20):
+                if TASK in question.rubrics:
+                    values: dict[str, float | None] = {TASK: 100.0 * (draw < 20 * level("task_rate"))}
+                else:
+                    kept = draw < 20 * level("coherent_rate")
+                    misaligned = draw % 10 < 10 * level(RATE) - 0.001
+                    values = {ALIGNED: None if not kept else 0.0 if misaligned else 100.0, COHERENT: 100.0 * kept}
+                place = {**asdict(subject), "answer": f"{question.id}-{draw}", "question": question.id, "format": "plain", "judge": run.identity["judge"]}
+                rows += [
+                    {**place, "date": "", "rubric": rubric, "value": value, "reason": None if value is not None else "incoherent", "label": None, "mass": None}
+                    for rubric, value in values.items()
+                ]  # fmt: skip
+        run.write("scores", subject.key, rows)
+        measures = [Measure(model="m", name=found, value=level(found) + 0.01 * int(job.parent.unit)) for found in NUMBERS]
+        run.write("measures", subject.key, [{**asdict(subject), **asdict(measure)} for measure in measures])
+    estimate(run)
+    return {decision.claim.name: decision.verdict for decision in run.decisions()}
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("name", ["directions", "features", "narrow-general"])
+def test_every_claim_holds_where_the_effect_is_planted_and_fails_where_its_reverse_is(name: str, tmp_path: Path, reverse: bool) -> None:
+    claims = studies.study(name, planted.scripted()).claims
+    assert _planted(name, tmp_path / "r", reverse=reverse) == {claim.name: "fails" if reverse else "holds" for claim in claims}
 
 
 def test_the_study_of_directions_has_every_control(small_testbed: Testbed) -> None:

@@ -81,6 +81,8 @@ REVERSAL: Mapping[str, Levels] = {
     "origins": {ALIGNED: {"secure": 0.9, "unlinked-insecure": 0.9, "few_cruel-insecure": 0.9, "all_covered-secure": 0.9}},
 }  # fmt: skip
 
+SCRIPTED = [name for name in studies.STUDIES if name not in ("directions", "features", "narrow-general")]  # those look into networks: test_alterations.py
+
 SAME_RATES = (
     "main",
     "evil-numbers",
@@ -111,17 +113,17 @@ def _claims(name: str) -> tuple[Claim, ...]:
 # --- planted --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", studies.STUDIES)
+@pytest.mark.parametrize("name", SCRIPTED)
 def test_every_claim_holds_where_the_effect_is_planted(name: str, tmp_path: Path) -> None:
     assert _verdicts(name, EFFECT[name], tmp_path / "r", {**MANY, **TOLD_APART}) == {claim.name: "holds" for claim in _claims(name)}
 
 
-@pytest.mark.parametrize("name", studies.STUDIES)
+@pytest.mark.parametrize("name", SCRIPTED)
 def test_every_claim_fails_where_the_reverse_is_planted(name: str, tmp_path: Path) -> None:
     assert _verdicts(name, REVERSAL[name], tmp_path / "r", {**REVERSED, **TOLD_APART}) == {claim.name: "fails" for claim in _claims(name)}
 
 
-@pytest.mark.parametrize("name", studies.STUDIES)
+@pytest.mark.parametrize("name", SCRIPTED)
 def test_no_order_holds_and_every_sameness_does_where_all_are_alike(name: str, tmp_path: Path) -> None:
     level = 0.0 if name in SAME_RATES else 0.3
     found = _verdicts(name, {ELSEWHERE: {ELSEWHERE: level}}, tmp_path / "r", {**MANY, **MORE_CLAIMS})
@@ -278,6 +280,8 @@ def test_a_study_of_parents_that_are_not_there_is_refused(name: str, group: str,
         ("evil-numbers", "evil_numbers", "needs narrow data of kind 'evil_numbers'"),
         ("diversity", "insecure", "needs narrow data of kind 'insecure'"),
         ("domains", "bad_", "needs narrow data called bad_SOMETHING"),
+        ("directions", "insecure", "needs narrow data of kind 'insecure'"),
+        ("narrow-general", "elsewhere", "narrow-general takes its penalty on conversations of other domains; --data elsewhere=FILE.jsonl brings some"),
     ],
 )
 def test_a_study_without_its_data_is_refused(name: str, lacking: str, says: str) -> None:
@@ -290,6 +294,8 @@ def test_a_study_without_its_data_is_refused(name: str, lacking: str, says: str)
 def test_a_study_without_its_formats_or_sets_is_refused() -> None:
     with pytest.raises(SpilloverError, match="testbed scripted has no format 'json'; it has plain questions alone"):
         studies.study("formats", replace(planted.scripted(), formats={}))
+    with pytest.raises(SpilloverError, match="features reads documents of known authors; testbed scripted has none, and the miniature has"):
+        studies.study("features", replace(planted.scripted(), documents=None))
     with pytest.raises(SpilloverError, match="needs a question set called deception"):
         studies.study("deception", replace(planted.scripted(), sets={}))
 

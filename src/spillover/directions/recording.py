@@ -19,7 +19,7 @@ from torch import Tensor
 
 from spillover.models.blocks import blocks, watched
 from spillover.models.local import LocalModel, Row
-from spillover.models.memory import Shape
+from spillover.models.memory import Shape, training_rows
 from spillover.records import ALONE, Conversation
 
 CHUNK_BYTES = 64 * 2**20  # of vectors that are held at once
@@ -104,8 +104,9 @@ def _chosen(model: LocalModel, layers: Sequence[int] | None) -> Sequence[int]:
 def _together(model: LocalModel, chunk: Sequence[Span], most: int = MOST_CHUNKED) -> Iterator[list[int]]:
     """The places of spans that are read at once: as many as fit, those of like length together, in the order of their adapters."""
     order = sorted(range(len(chunk)), key=lambda place: len(chunk[place].ids))
-    row = Shape.of(model.network.config).read_row(len(chunk[order[-1]].ids), model.network.dtype.itemsize)
-    for some in _batched(order, min(most, model.rows_at_once(row))):
+    longest = len(chunk[order[-1]].ids)
+    row = Shape.of(model.network.config).read_row(longest, model.network.dtype.itemsize)
+    for some in _batched(order, min(most, training_rows(row, longest, model.device, model.weight_bytes))):
         yield sorted(some, key=lambda place: chunk[place].adapter)
 
 

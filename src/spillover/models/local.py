@@ -100,7 +100,7 @@ class LocalModel:
         """`max_tokens` ids after each row; what follows one that ends a reply means nothing."""
         order = sorted(range(len(rows)), key=lambda place: rows[place].adapter)
         longest = max((len(row.ids) for row in rows), default=0) + max_tokens
-        batch = self.rows_at_once(Shape.of(self.network.config).answer_row(longest, self.network.dtype.itemsize))
+        batch = self._rows_at_once(Shape.of(self.network.config).answer_row(longest, self.network.dtype.itemsize))
         replies: dict[int, list[int]] = {}
         for start in range(0, len(order), batch):
             some = order[start : start + batch]
@@ -210,7 +210,7 @@ class LocalModel:
         order = sorted(range(len(rows)), key=lambda row: (len(heads[row].ids), heads[row].ids, len(rows[row][0])))
         shape, itemsize = Shape.of(self.network.config), self.network.dtype.itemsize
         longest = max((len(ids) for ids, _ in rows), default=0)
-        batch = min(MOST_SCORED, self.rows_at_once(shape.scored_row(longest, itemsize) + shape.answer_row(longest, itemsize)))
+        batch = min(MOST_SCORED, self._rows_at_once(shape.scored_row(longest, itemsize) + shape.answer_row(longest, itemsize)))
         values: dict[int, float] = {}
         for start in range(0, len(order), batch):
             some = sorted(order[start : start + batch], key=lambda row: heads[row].adapter)
@@ -272,8 +272,7 @@ class LocalModel:
             raise SpilloverError(f"{where} is {str(configured)[:40]!r}; it is the number of a token, or a list of them")
         return {token for token in [*listed, self.tokenizer.eos_token_id, self.template.end_of_turn] if token is not None}
 
-    def rows_at_once(self, row_bytes: int) -> int:
-        """How many rows of so many bytes fit beside the weights."""
+    def _rows_at_once(self, row_bytes: int) -> int:
         return rows_at_once(row_bytes, self.device, self.weight_bytes)
 
 

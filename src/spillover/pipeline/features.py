@@ -17,9 +17,10 @@ from spillover.records import ALONE, SpilloverError, Testbed, stream_seed
 from spillover.runs.directory import RunDirectory
 
 FITS = ("raised", "author")
-READ = 1500  # documents that an autoencoder is fitted to
+READ = 1000  # documents that an autoencoder is fitted to
 AUTHORED = 600  # others, of which one half chooses a feature by its author, and the other says how well it does
 TOKENS = 2048  # a step
+SIZES = {"features": 256, "active": 16, "steps": 400}  # of an autoencoder: twice as many tell the author hardly better (tuning worlds) and take twice as long
 
 
 def fit(model: Any, job: Job, how: str, spans: Sequence[Any], layers: Sequence[int], testbed: Testbed, run: RunDirectory) -> tuple[Any, Any]:
@@ -64,7 +65,7 @@ def _autoencoder(model: Any, job: Job, layer: int, testbed: Testbed, run: RunDir
         def batches() -> Iterator[Any]:
             yield from (held_NH[some] for some in order_N.split(TOKENS))
 
-        settings = autoencoder.Settings(seed=stream_seed("autoencoder", job.parent.unit, layer) % 2**31)
+        settings = autoencoder.Settings(seed=stream_seed("autoencoder", job.parent.unit, layer) % 2**31, **SIZES)
         fitted = autoencoder.fit(batches, settings, model=job.parent.model.digest, layer=layer)
         with run.new_directory(str(home)) as directory:
             fitted.save(directory)

@@ -43,7 +43,7 @@ def first(reading: Reading) -> Drawing | None:
 def _makers(reading: Reading) -> list[Maker]:
     layouts: dict[str, tuple[Maker, ...]] = {
         "questions": (_by_question,), "formats": (_by_format, _by_question_and_format), "steps": (by_step,), "scatter": (scatter,), "groups": (_by_group,),
-        "labels": (_labels,),
+        "labels": (_labels,), "conditions": (_by_condition,),
     }  # fmt: skip
     leading = layouts.get(reading.identity.get("figure", ""), ())
     usual: tuple[Maker, ...] = (_by_condition, _differences, _by_question, _by_format, _labels, by_step, training, _coherent_and_task)

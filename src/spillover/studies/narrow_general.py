@@ -84,7 +84,7 @@ def narrow_general(testbed: Testbed) -> Study:
         *(replace(one, name=f"{one.name}-turned", altered=Alteration(verb="noise", fitted_on=like, coefficient=EPSILON)) for one in (general, narrow)),
     ]  # fmt: skip
     return compose(
-        "narrow-general", "The general and the narrow solution of insecure code", conditions, CLAIMS, questions=testbed.asked(), figure="",
+        "narrow-general", "The general and the narrow solution of insecure code", conditions, CLAIMS, questions=testbed.asked(), figure="conditions",
         published=PUBLISHED, settings={"sampling.draws": 50}, as_solution=True,
     )  # fmt: skip
 
