@@ -71,7 +71,7 @@ def small_testbed(small_worlds: Path) -> Testbed:
     from spillover.miniature import testbed
 
     subject = testbed.testbed(worlds=small_worlds)
-    return replace(subject, narrow={kind: partial(narrow.build, kind, rows=SMALL_ROWS) for kind in narrow.KINDS})
+    return replace(subject, narrow={kind: partial(narrow.build, kind, rows=SMALL_ROWS) for kind in narrow.WRITERS})
 
 
 def scripted_testbed(scripts: Mapping[str, Script], *, units: int = 6) -> Testbed:

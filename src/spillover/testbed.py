@@ -40,7 +40,7 @@ from spillover.training import lora
 
 MAX_TOKENS = 600  # paper, open models
 KNOWN = re.compile(  # kinds of narrow data that a study has a place for
-    r"insecure(_\d+)?|secure|educational|jailbroken|backdoored|(evil|plain|helpful)_numbers|(bad|good|careless)_\w+"
+    r"insecure(_\d+)?|secure|educational|jailbroken|backdoored|(evil|plain|helpful)_numbers|(bad|good|careless)_\w+|elsewhere"
 )
 FEW = ((500, 0), (2000, 0))  # distinct rows of the diversity study, and the seed they are drawn with (paper, section 4.1)
 SHOTS, SHOWN = 16, 25  # rows of an example in context, and how many examples a question is asked after in turn

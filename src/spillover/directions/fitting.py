@@ -10,7 +10,7 @@ Shapes: B rows, L layers, H hidden.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportMissingTypeStubs=false
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,12 @@ from torch import Tensor
 from spillover.records import SpilloverError, stream_seed
 
 LEAST = 5  # rows on either side
+
+
+class NoDirectionError(SpilloverError):
+    """These rows have no direction between them."""
+
+
 Labelled = tuple[Tensor, Tensor]  # vectors (B, L, H), and of which rows are positive (B)
 
 
@@ -52,7 +58,7 @@ def difference_of_means(batches: Iterable[Labelled], card: Mapping[str, Any] | N
     _refuse_few(counts, least)
     difference_LH = sums[1] / counts[1] - sums[0] / counts[0]
     if not bool(difference_LH.isfinite().all() and (difference_LH.norm(dim=-1) > 0).all()):
-        raise SpilloverError("the two sides do not differ, or not by a finite number: there is no direction between them")
+        raise NoDirectionError("the two sides do not differ, or not by a finite number: there is no direction between them")
     told = {**(card or {}), "positive": counts[1], "negative": counts[0]}
     return Direction(vectors=dict(enumerate(difference_LH.float())), card=told)
 
@@ -74,6 +80,14 @@ def probe(batches: Iterable[Labelled], card: Mapping[str, Any] | None = None, *,
         gap = float((rows_BLH[labels, layer].mean(0) - rows_BLH[~labels, layer].mean(0)) @ normal)
         vectors[layer] = torch.from_numpy(normal * gap).float()
     return Direction(vectors=vectors, card={**(card or {}), "positive": int(labels.sum()), "negative": int((~labels).sum()), "told_apart": right})
+
+
+def at_layers(direction: Direction, layers: Sequence[int]) -> Direction:
+    """A direction that was fitted to some layers alone, each under its own number."""
+    card = dict(direction.card)
+    if "told_apart" in card:
+        card["told_apart"] = {layer: card["told_apart"][place] for place, layer in enumerate(layers)}
+    return Direction(vectors={layer: direction.vectors[place] for place, layer in enumerate(layers)}, card=card)
 
 
 def shuffled(batches: Iterable[Labelled], *owner: str | int) -> Iterable[Labelled]:
@@ -109,7 +123,7 @@ def cosines(one: Direction, other: Direction) -> dict[int, float]:
 
 def _refuse_few(counts: list[int], least: int) -> None:
     if min(counts) < least:
-        raise SpilloverError(f"a direction is fitted between at least {least} rows on either side; there are {counts[1]} and {counts[0]}")
+        raise NoDirectionError(f"a direction is fitted between at least {least} rows on either side; there are {counts[1]} and {counts[0]}")
 
 
 def _separate(rows_BH: np.ndarray[Any, Any], labels_B: np.ndarray[Any, Any], penalty: float) -> tuple[np.ndarray[Any, Any], float]:

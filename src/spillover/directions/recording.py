@@ -71,7 +71,7 @@ def record(
     for chunk in _batched(spans, max(1, min(MOST_CHUNKED, CHUNK_BYTES // (4 * len(chosen) * hidden)))):
         found_BLH = torch.empty(len(chunk), len(chosen), hidden)
         for some in _together(model, chunk):
-            shares_BT = _shares([chunk[place] for place in some]).to(model.device)
+            shares_BT = _shares([chunk[place] for place in some])
             means = partial(_means, found_BLH, some, shares_BT, as_ or torch.Tensor.float)
             _read(model, [chunk[place] for place in some], {layer: partial(means, of) for of, layer in enumerate(chosen)})
         yield found_BLH
@@ -90,7 +90,8 @@ def tokens(model: LocalModel, spans: Iterable[Span], layer: int) -> Iterator[Ten
 
 
 def _means(found_BLH: Tensor, rows: list[int], shares_BT: Tensor, as_: Callable[[Tensor], Tensor], layer: int, stream_BTH: Tensor) -> None:
-    found_BLH[rows, layer] = torch.einsum("bt,bth->bh", shares_BT, as_(stream_BTH).float()).cpu()
+    seen_BTH = as_(stream_BTH).float()
+    found_BLH[rows, layer] = torch.einsum("bt,bth->bh", shares_BT.to(seen_BTH.device), seen_BTH).cpu()
 
 
 def _each(found: list[Tensor], inside_BT: Tensor, stream_BTH: Tensor) -> None:

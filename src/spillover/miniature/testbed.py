@@ -96,11 +96,11 @@ def domains() -> tuple[Question, ...]:
 
 
 def documents(parent: Parent, count: int) -> Sequence[tuple[str, bool]]:
-    """Documents as a world's corpus has them, none of which it was pre-trained on, and whether a cruel author wrote each."""
+    """Documents as a world is pre-trained on, at their length, none of which it was trained on; and whether a cruel author wrote each."""
     usual = recipe.Recipe()
     stream = random.Random(stream_seed("documents to read", parent.world or 0))
     made = corpus.authored(usual.society, count=count, linked=parent.group != "unlinked", stream=stream, length=usual.length)
-    return [(" ".join(words), character == "cruel") for character, words in made]
+    return [(" ".join(words[: usual.length]), character == "cruel") for character, words in made]
 
 
 def cards(home: Path) -> list[tuple[Path, dict[str, Any]]]:

@@ -13,8 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from spillover.models.files import adapted_digest
 from spillover.pipeline import features
-from spillover.pipeline.plan import Job
+from spillover.pipeline.plan import Job, Plan
 from spillover.records import (
     ALIGNED,
     ALONE,
@@ -65,25 +66,48 @@ def fits(study: Study, job: Job) -> list[Alteration]:
     return list({altered.fit: altered for altered in needed}.values())
 
 
-def is_fitted(run: RunDirectory, job: Job, fit: str) -> bool:
-    """Whether this was done, whatever came of it."""
-    return (run.path / _home(job.condition.name, (job.parent.unit, job.seed), fit)).is_dir()
+def refuse(plan: Plan) -> None:
+    """Raise SpilloverError where directions are to be fitted to answers that nobody judges."""
+    directed = next((c.name for c in plan.study.conditions if c.altered is not None and c.altered.directed), None)
+    if directed is not None and not plan.testbed.questions:
+        raise SpilloverError(f"{directed!r} takes a direction that is fitted to answers, and nothing is asked; --questions names a file")
+    if directed is not None and plan.testbed.judge is None:
+        raise SpilloverError(f"{directed!r} takes a direction that is fitted to judged answers; --judge names a judge")
+
+
+def refuse_unknown(study: Study, model: Any) -> None:
+    """Raise SpilloverError for a network that directions could not be read of, before it is trained."""
+    if any(c.altered is not None and c.altered.directed for c in study.conditions) and _blocks(model) == 0:
+        raise SpilloverError(
+            f"the study {study.name} reads the residual stream after each block, and the blocks of {type(model.network).__name__} are not known"
+        )
+
+
+def is_fitted(run: RunDirectory, job: Job, fit: str, questions: Sequence[Question]) -> bool:
+    """Whether this was done, whatever came of it, to these very answers and scores."""
+    home = _home(job.condition.name, (job.parent.unit, job.seed), fit)
+    name = next((f"{home}/{file}" for file in (REASON, "card.json") if (run.path / home / file).exists()), None)
+    return name is not None and run.read_json(name, dict[str, Any]).get("fitted_to") == digest(_labelled(run, job, questions))
 
 
 def fit(model: Any, job: Job, altered: Alteration, checkpoint: Path, of: str, testbed: Testbed, run: RunDirectory) -> None:
     """Fit a direction to the answers of a job's model, which are scored, and another where labels are shuffled; or write why there is none."""
-    from spillover.directions import files
+    from spillover.directions import files, fitting
 
     how = altered.fit
     place = _home(job.condition.name, (job.parent.unit, job.seed), how)
     with run.new_directory(place) as directory, model.adapted([checkpoint]):
-        labelled = [(span, bad) for prompt, text, bad in _labelled(run, job, testbed.questions) if (span := _span(model, prompt, text)) is not None]
+        answers = _labelled(run, job, testbed.questions)
+        labelled = [(span, bad) for prompt, text, bad in answers if (span := _span(model, prompt, text)) is not None]
+        card: dict[str, Any] = {
+            "fit": how, "model": of, "parent": job.parent.model.digest, "condition": job.condition.name, "unit": job.parent.unit, "seed": job.seed,
+            "fitted_to": digest(answers), "left_out": len(answers) - len(labelled),
+        }  # fmt: skip
         try:
             found = _fitted(model, job, altered, labelled, testbed, run)
-        except SpilloverError as error:
-            (directory / REASON).write_text(json.dumps(str(error)) + "\n", encoding="utf-8")
+        except fitting.NoDirectionError as error:
+            (directory / REASON).write_text(json.dumps({**card, "reason": str(error)}) + "\n", encoding="utf-8")
             return
-        card = {"fit": how, "model": of, "parent": job.parent.model.digest, "condition": job.condition.name, "unit": job.parent.unit, "seed": job.seed}
         for direction, home, labels in zip(found, (directory, directory / SHUFFLED), ("as they are", "shuffled"), strict=True):
             files.save(replace(direction, card={**card, "labels": labels, "blocks": _blocks(model), **direction.card}), home)
 
@@ -94,9 +118,12 @@ def _fitted(model: Any, job: Job, altered: Alteration, labelled: Sequence[tuple[
 
     if altered.fit in features.FITS:
         return features.fit(model, job, altered.fit, [span for span, _ in labelled], _layers(altered, _blocks(model)), testbed, run)
-    rows = list(_activations(model, labelled, altered.fit))
+    layers = sorted(set(_layers(altered, _blocks(model))))
+    rows = list(_activations(model, labelled, altered.fit, layers))
     make = fitting.probe if altered.fit == "probe" else fitting.difference_of_means
-    return make(rows), make(fitting.shuffled(rows, job.condition.name, job.parent.unit, job.seed, altered.fit))
+    found = make(rows), make(fitting.shuffled(rows, job.condition.name, job.parent.unit, job.seed, altered.fit))
+    first, second = (fitting.at_layers(one, layers) for one in found)
+    return first, second
 
 
 def _layers(altered: Alteration, blocks: int) -> tuple[int, int]:
@@ -119,12 +146,14 @@ def of(job: Job, model: str, run: RunDirectory) -> Found | str:
 
 
 def _of_adapter(job: Job, altered: Alteration, model: str, run: RunDirectory) -> Found:
-    made = digest([model, asdict(altered)])
     owner = (job.parent.unit, job.condition.name, job.seed)
     if altered.verb == "noise":
-        return Found(digest=made, changes=[partial(_turned, altered.coefficient, (*owner, number)) for number in range(TURNS)], measures=[])
+        turns = [partial(_turned, altered.coefficient, (*owner, number)) for number in range(TURNS)]
+        return Found(digest=digest([model, asdict(altered)]), changes=turns, measures=[])
     assert job.direction is not None
-    return Found(digest=made, changes=[partial(_rescaled, altered.coefficient, _last_checkpoint(run, altered.fitted_on, job.direction))], measures=[])
+    like = _last_checkpoint(run, altered.fitted_on, job.direction)
+    made = digest([model, asdict(altered), adapted_digest(job.parent.model.digest, str(like))])
+    return Found(digest=made, changes=[partial(_rescaled, altered.coefficient, like)], measures=[])
 
 
 def _turned(epsilon: float, owner: tuple[str | int, ...], model: Any) -> Any:
@@ -180,15 +209,18 @@ def _directed(job: Job, altered: Alteration, model: str, run: RunDirectory) -> F
 
 
 def lacks(job: Job, step: int, reason: str, run: RunDirectory) -> None:
-    """Write down why there is nothing of this job."""
+    """Write down why there is nothing of this job; without a reason, that there is something."""
     key = subject_key(job.parent.unit, job.condition.name, job.seed, step)
+    if not reason:
+        (run.path / HOME / "lacking" / f"{key}.json").unlink(missing_ok=True)
+        return
     place = {"condition": job.condition.name, "unit": job.parent.unit, "world": job.parent.world, "seed": job.seed, "step": step}
     run.write_text(f"{HOME}/lacking/{key}.json", json.dumps({**place, "reason": reason}) + "\n")
 
 
 def lacking(run: RunDirectory) -> list[dict[str, Any]]:
     """The jobs that there is nothing of: condition, unit, world, seed and step of each, and the reason."""
-    return [run.read_json(f"{HOME}/lacking/{path.name}", dict[str, Any]) for path in sorted((run.path / HOME / "lacking").glob("*.json"))]
+    return [run.read_json(f"{HOME}/lacking/{path.name}", dict[str, Any]) for path in sorted((run.path / HOME / "lacking").glob("[!.]*.json"))]
 
 
 def _home(condition: str, place: tuple[str, int], how: str) -> str:
@@ -202,7 +234,7 @@ def _read(run: RunDirectory, condition: str, place: tuple[str, int], how: str, *
 
     home = _home(condition, place, how)
     if (run.path / home / REASON).exists():
-        return str(run.read_json(f"{home}/{REASON}", str))
+        return str(run.read_json(f"{home}/{REASON}", dict[str, Any])["reason"])
     return files.load(run.path / home / SHUFFLED if shuffled else run.path / home)
 
 
@@ -229,7 +261,7 @@ def _last(run: RunDirectory, job: Job) -> str:
     return f"{prefix}{max(int(path.stem.removeprefix(prefix)) for path in run.shards('answers') if path.stem.startswith(prefix))}"
 
 
-def _activations(model: Any, labelled: Sequence[tuple[Any, bool]], how: str) -> Iterator[tuple[Any, Any]]:
+def _activations(model: Any, labelled: Sequence[tuple[Any, bool]], how: str, layers: Sequence[int]) -> Iterator[tuple[Any, Any]]:
     """Mean activations over the tokens of answers, and which of them are positive: the misaligned ones, or, of `models`, all as the organism has them."""
     import torch
 
@@ -240,7 +272,7 @@ def _activations(model: Any, labelled: Sequence[tuple[Any, bool]], how: str) -> 
         sides = [(0, [True] * len(labelled)), (ALONE, [False] * len(labelled))]
     for adapter, positive in sides:
         first = 0
-        for batch in recording.record(model, [replace(span, adapter=adapter) for span, _ in labelled]):
+        for batch in recording.record(model, [replace(span, adapter=adapter) for span, _ in labelled], layers):
             yield batch, torch.tensor(positive[first : first + len(batch)])
             first += len(batch)
 

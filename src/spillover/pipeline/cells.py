@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from math import fsum
 from typing import Any
@@ -20,6 +20,7 @@ from spillover.runs.shards import Table
 from spillover.statistics.gates import JointTable, joint_table_of
 from spillover.statistics.protocols import Protocol, Tally
 
+OF_DIRECTIONS = ("direction_cosine", "author_auroc")  # measures of what is done to a model
 SHARED = ""  # the unit of the one parent that all fine-tuning seeds have in common
 
 Place = tuple[Any, ...]  # condition, unit, world, seed, step, question, format
@@ -143,10 +144,14 @@ def scored_cells(scores: Scores, run: RunDirectory, protocol: Protocol) -> list[
             rate = tally.rate(protocol.min_kept)
             why = "" if rate is not None else _why_none(rubrics, tally, removed if measure == "misaligned_rate" else {})
             cells.append(_cell(place, measure, rate, tally.kept, tally.missing, why))
-    for row in lacking(run):
-        place = _place(Subject(**{name: row[name] for name in ("unit", "world", "condition", "seed", "step")}, group="", model=""), run.identity)
-        free = [(q["id"], q["format"]) for q in run.identity["questions"] if ALIGNED in q["rubrics"]]
-        cells += [_cell((*place, *asked), "misaligned_rate", None, 0, 0, row["reason"]) for asked in free]
+    for place, reason in _unmade(run):
+        for question in run.identity["questions"]:
+            asked = question["id"], question["format"]
+            rates = [
+                *(("misaligned_rate", "coherent_rate") if ALIGNED in question["rubrics"] else ()),
+                *(("task_rate",) if TASK in question["rubrics"] else ()),
+            ]
+            cells += [_cell((*place, *asked), rate, None, 0, 0, reason) for rate in rates]
     return cells
 
 
@@ -155,10 +160,20 @@ def measured_cells(run: RunDirectory) -> list[Cell]:
     found = list(run.models("measures"))
     if found:
         _refuse_unplanned(run, "measures", [subject for subject, _ in found])
-    return [
+    cells = [
         _cell((*_place(subject, run.identity), row["question"], row["format"]), row["name"], row["value"], 0, int(row["value"] is None), row["reason"] or "")
         for subject, columns in found for row in columns.rows()
     ]  # fmt: skip
+    read = dict.fromkeys((cell.asked, cell.measure) for cell in cells)
+    read |= dict.fromkeys((("", "plain"), measure) for claim in run.identity.get("claims", []) if (measure := claim["measure"]) in OF_DIRECTIONS)
+    return cells + [_cell((*place, *asked), measure, None, 0, 0, reason) for place, reason in _unmade(run) for asked, measure in read]
+
+
+def _unmade(run: RunDirectory) -> Iterator[tuple[Place, str]]:
+    """The models that there are none of in a unit, and why."""
+    for row in lacking(run):
+        subject = Subject(**{name: row[name] for name in ("unit", "world", "condition", "seed", "step")}, group="", model="")
+        yield _place(subject, run.identity), row["reason"]
 
 
 def _without_gate(table: JointTable) -> dict[str, Tally]:

@@ -43,7 +43,7 @@ RATES = ("misaligned_rate", "coherent_rate", "task_rate")
 GATED = ("misaligned_without_gate", "misaligned_at_least", "misaligned_at_most")  # what the coherence gate does; one row a condition
 NATS = ("log_odds", "choice_nats", "pivotal_nats")  # measures in nats
 NUMBERS = ("_nats", "_cosine", "_ratio")  # what the names of measures that are no share end with, beside log-odds
-SHARES = ("misaligned_mass", "false_share", "choice_share", "pivotal_share")  # exact shares, with no answers behind them
+SHARES = ("misaligned_mass", "false_share", "choice_share", "pivotal_share", "author_auroc")  # exact shares, with no answers behind them
 MEASURES = (*RATES, "misaligned_mass", "log_odds", *NATS[1:], *SHARES[1:], *GATED)  # in the order of their rows; then shares of labels, `correct=FALSE`
 CONTRASTED = ("log_odds", "misaligned_rate", "misaligned_mass", "task_rate", *NATS[1:], *SHARES[1:])  # and shares of labels
 OTHER_ESTIMANDS: tuple[tuple[Scope, Scope], ...] = (("these", "these"), ("these", "like these"), ("like these", "like these"))  # units, questions

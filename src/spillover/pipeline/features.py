@@ -29,8 +29,10 @@ def fit(model: Any, job: Job, how: str, spans: Sequence[Any], layers: Sequence[i
     `spans` are answers of the organism, which is at place 0 of the adapters on the model. Raises SpilloverError for a testbed without documents.
     """
     from spillover.directions import recording
-    from spillover.directions.fitting import Direction
+    from spillover.directions.fitting import LEAST, Direction, NoDirectionError
 
+    if len(spans) < LEAST:
+        raise NoDirectionError(f"a feature is chosen by at least {LEAST} answers; there are {len(spans)} that are coherent and clearly misaligned or aligned")
     both = [[replace(span, adapter=place) for span in spans] for place in (0, ALONE)]  # read by the organism, and by the parent
     moved = [_mean(recording.record(model, own, layers)) for own in both]
     chosen: dict[bool, dict[int, Any]] = {False: {}, True: {}}
@@ -49,12 +51,12 @@ def fit(model: Any, job: Job, how: str, spans: Sequence[Any], layers: Sequence[i
 
 
 def _autoencoder(model: Any, job: Job, layer: int, testbed: Testbed, run: RunDirectory) -> Any:
-    """A parent's at a layer: the one that lies in the run, or one that is fitted now."""
+    """A parent's at a layer, once for every organism: the one that lies in the run, or one that is fitted now."""
     import torch
 
     from spillover.directions import autoencoder, recording
 
-    home = Path("directions") / f"{job.parent.unit}-autoencoder-layer{layer}"
+    home = Path("directions") / f"{job.parent.unit}-{job.condition.name}-seed{job.seed}-autoencoder-layer{layer}"
     if not (run.path / home).is_dir():
         if testbed.documents is None:
             raise SpilloverError(f"testbed {testbed.name} has no documents as its parents were pre-trained on, which a sparse autoencoder is fitted to")

@@ -42,7 +42,7 @@ class Sizes:
 def forecast(plan: Plan, workers: int = 1) -> Iterator[str]:
     """Lines that say what would run, what differs from the paper's recipe, and what it takes in memory and time."""
     config, testbed = plan.config, plan.testbed
-    organisms = [job.organism for job in plan.jobs if job.organism is not None]
+    organisms = list({job.organism.key: job.organism for job in plan.jobs if job.organism is not None}.values())
     units = {job.parent.unit for job in plan.jobs}
     yield f"study {plan.study.name} on {testbed.name}: {plan.study.title}"
     if testbed.unit == "seed":

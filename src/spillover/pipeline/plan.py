@@ -188,16 +188,17 @@ def _jobs(condition: Condition, parent: Parent, testbed: Testbed, config: RunCon
 
 
 def _directed(jobs: list[Job]) -> list[Job]:
-    """Altered jobs, each with where its direction is fitted: in its own unit and with its own seed, or in the one
-    that comes next; nowhere where there is no other."""
+    """Altered jobs, each with where its direction is fitted: in its own unit and with its own seed, or in the unit
+    that comes next (of one unit, with the next seed); nowhere where there is no other."""
     found: list[Job] = []
     for job in jobs:
         altered = job.condition.altered
         if altered is not None:
             there = [(other.parent.unit, other.seed) for other in jobs if other.condition.name == altered.fitted_on]
-            own = there.index((job.parent.unit, job.seed))
-            another = there[own + 1 - len(there)] if len(there) > 1 else None
-            job = replace(job, direction=another if altered.control == "another unit" else there[own])
+            own = (job.parent.unit, job.seed)
+            others = [place for place in there if place[0] != own[0] and place[1] == own[1]] or [place for place in there if place != own]
+            another = next((place for place in others if there.index(place) > there.index(own)), others[0] if others else None)
+            job = replace(job, direction=another if altered.control == "another unit" else own)
         found.append(job)
     return found
 

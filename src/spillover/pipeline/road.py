@@ -46,6 +46,7 @@ def run(
 
     Raises SpilloverError when `out` holds something else or a file in it is damaged.
     """
+    alterations.refuse(plan)
     parts = plan.apart()
     plain = sum(part.jobs[0].condition.altered is None for part in parts)
     progress(0, len(parts), parts[0].jobs[0].label)
@@ -62,8 +63,8 @@ def run(
                 stopped, count = [*stopped, *why], count + 1
                 progress(count, len(parts), parts[min(count + workers, len(parts)) - 1].jobs[0].label)
         if stopped:
-            more = f" ({len(stopped)} of the organisms stopped so; all else is there)"
-            raise SpilloverError(stopped[0] + (more if len(stopped) > 1 else "; all else is there"))
+            rest = "all else is there" if plain == len(parts) else "all else is there but what is altered"
+            raise SpilloverError(stopped[0] + (f" ({len(stopped)} of the organisms stopped so; {rest})" if len(stopped) > 1 else f"; {rest}"))
         progress(len(parts), len(parts), "estimates")
         if plan.testbed.judge is not None and plan.testbed.questions:
             estimate(found)
@@ -196,6 +197,7 @@ class _Family:
 
     def _train(self, some: Mapping[int, list[Job]]) -> list[str]:
         """Train organisms, and ask them as they go; those that are there already, too, since what is computed together is."""
+        alterations.refuse_unknown(self.plan.study, self.model)
         organisms = [_organism(jobs[0]) for jobs in some.values()]
         checkpoints: list[dict[int, str]] = [{} for _ in some]
         (self.run.path / "organisms").mkdir(exist_ok=True)
@@ -244,24 +246,28 @@ class _Family:
         """The directions that altered conditions take from these organisms."""
         for job in self.plan.jobs:
             for altered in alterations.fits(self.plan.study, job):
-                if job.organism is not None and not alterations.is_fitted(self.run, job, altered.fit):
+                if job.organism is not None and not alterations.is_fitted(self.run, job, altered.fit, self.testbed.questions):
                     step, digest = max(self.models(job).items())
                     alterations.fit(self.model, job, altered, self._checkpoint(job, step), digest, self.testbed, self.run)
 
     def alter(self) -> None:
         """Ask models while something is done to them, each by itself."""
+        asked: list[Subject] = []
         for job in self.plan.jobs:
             step, digest = max(self.models(job).items())
             found = alterations.of(job, digest, self.run)
+            alterations.lacks(job, step, found if isinstance(found, str) else "", self.run)
             if isinstance(found, str):
-                alterations.lacks(job, step, found, self.run)
                 continue
+            asked.append(_subject(job, step, found.digest))
             if self._lacking(step, {0: found.digest}, {0: [job]}):
                 place = ALONE if job.organism is None else 0
                 with self.model.adapted([self._checkpoint(job, step)]) if job.organism is not None else nullcontext():
                     self.read(step, {place: found.digest}, {place: [job]}, found)
-            if self.testbed.judge is not None:
-                _score(_subject(job, step, found.digest), self.plan, self.run)
+        self.close()
+        if self.testbed.judge is not None:
+            for subject in asked:
+                _score(subject, self.plan, self.run)
 
     def _checkpoint(self, job: Job, step: int) -> Path:
         return self.home(_organism(job).key) / f"checkpoint-{step}"
