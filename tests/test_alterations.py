@@ -153,17 +153,18 @@ WITH = {"parent-steered", "parent-with-raised", "parent-with-author"}
 WITHOUT = {"insecure-ablated", "insecure-restored", "medicine-ablated", "numbers-ablated", "insecure-without-raised", "insecure-without-author"}
 RATE, NUMBERS = "misaligned_rate", ("direction_cosine", "author_auroc", "training_nats", "lost_ratio", "influence_nats")
 NARROW = {"parent": 0.0, "narrow": 0.0, "lifted": 0.5, "late": 0.4, "narrow-as-large": 0.5}
+REVERSED = {"parent": 0.0, "narrow": 0.9, "lifted": 0.4, "late": 0.5, "narrow-as-large": 0.4}
 
 
-def _level(measure: str, condition: str, *, reverse: bool) -> float:
+def _level(measure: str, *, study: str, condition: str, reverse: bool) -> float:
     """What makes every claim of the three studies true; or false, and every sameness a difference."""
-    if measure == RATE and condition in NARROW:
-        return {**NARROW, "narrow": 0.95, "lifted": 0.5, "late": 0.5}[condition] if reverse else NARROW[condition]
+    if measure == RATE and study == "narrow-general":
+        return (REVERSED if reverse else NARROW).get(condition, 0.0 if reverse else 0.9)
     if measure == RATE:
-        changed = condition in WITHOUT or (condition.startswith("parent-") and condition not in WITH)
-        return 0.1 if changed != reverse else 0.9
+        low = condition in {"parent", *WITHOUT} or (condition.startswith("parent-") and condition not in WITH)
+        return 0.1 if low != reverse else 0.9
     if measure in ("coherent_rate", "task_rate"):
-        return 0.2 if reverse and condition in ("insecure-ablated", "narrow") else 1.0
+        return 0.5 if reverse and condition in ("insecure-ablated", "narrow") else 1.0
     high = condition in WITHOUT if measure in ("direction_cosine", "author_auroc") else condition.startswith("narrow") != (measure == "influence_nats")
     return 0.8 if high != reverse else 0.3
 
@@ -175,7 +176,7 @@ def _planted(name: str, out: Path, *, reverse: bool) -> dict[str, str]:
     for job in plan.jobs:
         of = {"unit": job.parent.unit, "group": job.parent.group, "world": job.parent.world, "condition": job.condition.name, "seed": 0, "model": "m"}
         subject = Subject(**of, step=0 if job.organism is None else 1)
-        level = partial(_level, condition=job.condition.name, reverse=reverse)
+        level = partial(_level, study=name, condition=job.condition.name, reverse=reverse)
         rows: list[dict[str, Any]] = []
         for question in plan.testbed.questions:
             for draw in range(20):

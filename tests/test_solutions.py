@@ -21,7 +21,7 @@ from spillover.pipeline import features
 from spillover.pipeline.config import override
 from spillover.records import Adapter, Dataset, Model, Organism, Recipe, SpilloverError, Testbed, chat
 from spillover.training import lora, solutions
-from test_alterations import _ByText
+from test_alterations import _ByText, _read
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "then", "it", "sleeps"]
 DATA = Dataset(kind="d", conversations=tuple(chat(("user", " ".join(WORDS[n:])), ("assistant", " ".join(WORDS[: n + 2]))) for n in range(6)))
@@ -124,9 +124,10 @@ def judged(small_testbed: Testbed) -> Testbed:
 
 
 def _run(name: str, subject: Testbed, out: Path) -> Any:
-    study = studies.study(name, replace(subject, read=lambda _model, digests, _asked: {place: [] for place in digests}))
-    subject = replace(subject, read=lambda _model, digests, _asked: {place: [] for place in digests})
-    return pipeline.run(pipeline.plan(study, subject, override(pipeline.RunConfig(training=subject.recipe), {"sampling.draws": 12})), out)
+    subject = replace(subject, read=_read)
+    return pipeline.run(
+        pipeline.plan(studies.study(name, subject), subject, override(pipeline.RunConfig(training=subject.recipe), {"sampling.draws": 12})), out
+    )
 
 
 def test_the_study_of_the_narrow_solution_reads_every_model_as_one(judged: Testbed, tmp_path: Path) -> None:

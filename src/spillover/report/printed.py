@@ -13,6 +13,7 @@ from spillover.report.measures import axis_of, unit_of
 if TYPE_CHECKING:
     from spillover.statistics.calibration import Calibration
 
+SMALL = 0.1  # nats and ratios below which two decimals say nothing
 MINUS = "\N{MINUS SIGN}"
 SPACE = "\N{NO-BREAK SPACE}"
 # characters that most fonts draw as nothing although they are letters or marks by category
@@ -89,8 +90,10 @@ def interval(row: Estimate) -> str:
 
 
 def _digits(row: Estimate) -> int:
-    """Decimals: of a percentage one, and two where one would make the interval look like a point."""
+    """Decimals: of a percentage one, and two where one would make the interval look like a point; of small nats and ratios four."""
     kind = unit_of(row.measure)
+    if kind in ("nats", "ratio") and max(abs(number or 0.0) for number in (row.value, row.low, row.high)) < SMALL:
+        return 4
     if kind != "share":
         return {"nats": 2, "step": 0, "score": 1, "cosine": 2, "ratio": 2}[kind]
     if row.low is None or row.high is None or row.low == row.high:
