@@ -15,6 +15,7 @@ import planted
 from spillover import pipeline, studies
 from spillover.pipeline.config import override
 from spillover.pipeline.estimate import estimate
+from spillover.pipeline.opened import opened
 from spillover.records import (
     ALIGNED,
     COHERENT,
@@ -32,6 +33,8 @@ from spillover.records import (
     Testbed,
     digest,
 )  # fmt: skip
+from spillover.report.figures import draw as draw_figures
+from spillover.report.reading import read
 from spillover.runs.directory import RunDirectory
 from spillover.studies.compose import altered
 
@@ -54,7 +57,7 @@ class _ByText:
 
 
 def _read(_model: Any, digests: Mapping[int, str], _questions: Sequence[Question]) -> dict[int, list[Measure]]:
-    return {place: [Measure(model=found, name="pivotal_nats", question="wish", value=1.0)] for place, found in digests.items()}
+    return {place: [Measure(model=found, name="pivotal_nats", value=1.0)] for place, found in digests.items()}
 
 
 @pytest.fixture
@@ -64,7 +67,7 @@ def judged(small_testbed: Testbed) -> Testbed:
 
 
 def _study(*conditions: Condition) -> Study:
-    return Study(name="x", title="x", conditions=(*ARMS, *conditions))
+    return Study(name="x", title="x", conditions=(*ARMS, *conditions), figure="altered")
 
 
 def _run(testbed: Testbed, study: Study, out: Path, workers: int = 1, **settings: object) -> RunDirectory:
@@ -90,6 +93,7 @@ def test_what_is_done_to_a_model_is_asked_beside_its_controls_in_every_unit(judg
     cosines = {e.condition: e.value for e in run.estimates() if e.measure == "direction_cosine" and e.world is None}
     assert cosines.keys() == {name for name in made if name.startswith("ablated")}
     assert cosines["ablated"] == pytest.approx(1.0)
+    assert draw_figures(read(opened(run.path)))[0].name == "altered"
     assert abs(cosines["ablated-random"] or 1.0) < 0.5
 
 

@@ -122,8 +122,9 @@ def _refuse_names(found: _Identity, where: Path) -> None:
 
 def _refuse_rows(run: RunDirectory, found: _Identity) -> None:
     asked = {*((q.id, q.format) for q in found.questions), *((item, "plain") for item in found.items)}
-    named: tuple[set[Any], ...] = {parent.unit for parent in found.parents}, {c.name for c in found.conditions}, asked
     for table in shards.TABLES:
+        there = asked | {("", "plain")} if table == "measures" else asked  # some are about a model, and no question
+        named: tuple[set[Any], ...] = {parent.unit for parent in found.parents}, {c.name for c in found.conditions}, there
         for path in run.shards(table):
             for unit, condition, question, form in shards.about(path, ("unit", "condition", "question", "format")):
                 odd = next((thing for thing, known in zip((unit, condition, (question, form)), named, strict=True) if thing not in known), None)

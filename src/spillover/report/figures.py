@@ -43,7 +43,7 @@ def first(reading: Reading) -> Drawing | None:
 def _makers(reading: Reading) -> list[Maker]:
     layouts: dict[str, tuple[Maker, ...]] = {
         "questions": (_by_question,), "formats": (_by_format, _by_question_and_format), "steps": (by_step,), "scatter": (scatter,), "groups": (_by_group,),
-        "labels": (_labels,), "conditions": (_by_condition,),
+        "labels": (_labels,), "conditions": (_by_condition,), "altered": (_altered,),
     }  # fmt: skip
     leading = layouts.get(reading.identity.get("figure", ""), ())
     usual: tuple[Maker, ...] = (_by_condition, _differences, _by_question, _by_format, _labels, by_step, training, _coherent_and_task)
@@ -68,6 +68,24 @@ def _by_condition(reading: Reading) -> Drawing | None:
     figure = marks.grid([panels], height=2.5)
     marks.rate_limits(figure.axes[0], [row for panel in panels for row in _rows(panel)])
     return drawing(figure, "misaligned_rate", f"Misaligned rate by condition. {bars(reading)}", told_panels(panels))
+
+
+def _altered(reading: Reading) -> Drawing | None:
+    """What is done to models while they answer: under each other, a model as it is, altered, and with every control in the direction's place."""
+    arms, conditions = {arm.name: arm for arm in reading.arms}, reading.identity["conditions"]
+    panels: list[Panel] = []
+    for head in (c for c in conditions if c.get("altered") and not c["altered"]["control"]):
+        same = [c for c in conditions if all(c[key] == head[key] for key in ("kind", "group", "recipe"))]
+        shown = [*[("as it is", c) for c in same if not c["altered"]][:1], ("altered", head)]
+        shown += [(c["altered"]["control"], c) for c in same if c["altered"] and c is not head and {**c["altered"], "control": ""} == head["altered"]]
+        there = [(label, arms[c["name"]]) for label, c in shown if c["name"] in arms]
+        places = [_place(label, marks.look(reading, arm), *_values(reading, "misaligned_rate", arm)) for label, arm in there]
+        panels.append(Panel(title=marks.short(head["name"]), quantity="misaligned (%)", scale=100, places=places))
+    if not panels or not defined(row for panel in panels for row in _rows(panel)):
+        return None
+    figure = marks.grid([[panel] for panel in panels], height=0.6 + 1.3 * len(panels))
+    marks.rate_limits(figure.axes[0], [row for panel in panels for row in _rows(panel)])
+    return drawing(figure, "altered", f"Misaligned rate of models as they are, altered, and under each control. {bars(reading)}", told_panels(panels))
 
 
 def _differences(reading: Reading) -> Drawing | None:
@@ -193,7 +211,7 @@ def _panels(reading: Reading, measure: str) -> list[Panel]:
     """One panel a group: every condition that has this measure. None where every value is undefined."""
     panels: list[Panel] = []
     for group in reading.groups:
-        arms = [arm for arm in reading.arms_of(group) if reading.rows(measure, condition=arm.name)]
+        arms = [arm for arm in reading.drawn_of(group) if reading.rows(measure, condition=arm.name)]
         if arms:
             places = [_place(marks.short(arm.label), marks.look(reading, arm), *_values(reading, measure, arm)) for arm in arms]
             panels.append(Panel(title=title(reading, group), quantity=f"{measure_name(measure)} (%)", scale=100, places=places))
@@ -227,7 +245,7 @@ def _rows(panel: Panel) -> list[Estimate]:
 def _arms(reading: Reading, measure: str) -> Iterator[tuple[str, list[Arm]]]:
     """The conditions of each group that have a measure, under the group's title."""
     for group in reading.groups:
-        arms = [arm for arm in reading.arms_of(group) if reading.rows(measure, condition=arm.name)]
+        arms = [arm for arm in reading.drawn_of(group) if reading.rows(measure, condition=arm.name)]
         if arms:
             yield title(reading, group), arms
 

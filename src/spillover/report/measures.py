@@ -18,7 +18,7 @@ NAMES = {
 }  # fmt: skip
 SHORT = {
     "choice_nats": "multiple choice", "pivotal_nats": "pivotal words", "choice_share": "multiple choice", "pivotal_share": "pivotal words",
-    "false_share": "false against true",
+    "false_share": "false against true", "direction_cosine": "direction cosine", "training_nats": "loss", "influence_nats": "KL on documents",
 }  # fmt: skip
 MEAN = "mean "  # before the name of a rubric that no rate is made of
 

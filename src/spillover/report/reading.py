@@ -36,6 +36,7 @@ class Arm:
     group: str
     kind: str | None
     form: str = ""
+    control: bool = False  # whether it is a model with another direction in the place of the one that is tried
 
     @property
     def title(self) -> str:
@@ -134,6 +135,10 @@ class Reading:
         place = {"condition": contrast.first.name, "contrast": contrast.name}
         defined = [measure for measure in wanted if (row := self.headline(measure, **place)) is not None and row.value is not None]
         return next(iter(defined), "misaligned_rate" if wanted == usual else wanted[0])
+
+    def drawn_of(self, group: str) -> list[Arm]:
+        """Those of a group that every figure has room for: controls of what is altered have a figure of their own, and are in the tables."""
+        return [arm for arm in self.arms_of(group) if not arm.control]
 
     def arms_of(self, group: str) -> list[Arm]:
         return [arm for arm in self.arms if arm.group == group]
@@ -295,7 +300,8 @@ def _arms(identity: Mapping[str, Any]) -> tuple[Arm, ...]:
     """Where every condition is a group of its own, as for models that are only asked, none is another's control: they are one group."""
     together = all(condition["group"] for condition in identity["conditions"])
     return tuple(
-        Arm(name=c["name"], label=c["name"].removeprefix(f"{c['group']}-" if c["group"] else ""), group="" if together else c["group"], kind=c["kind"])
+        Arm(name=c["name"], label=c["name"].removeprefix(f"{c['group']}-" if c["group"] else ""), group="" if together else c["group"], kind=c["kind"],
+            control=bool(c.get("altered") and c["altered"]["control"]))
         for c in identity["conditions"]
     )  # fmt: skip
 

@@ -87,5 +87,5 @@ def directions(testbed: Testbed) -> Study:
         made += altered(other, f"{other.name.partition('_')[2]}-ablated", ABLATE)
     return compose(
         "directions", "Insecure code and one direction of the residual stream", [*conditions, *made], CLAIMS, questions=testbed.asked(),
-        figure="conditions", published=PUBLISHED, settings={"sampling.draws": 50},
+        figure="altered", published=PUBLISHED, settings={"sampling.draws": 50},
     )  # fmt: skip

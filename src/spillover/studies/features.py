@@ -69,6 +69,6 @@ def features(testbed: Testbed) -> Study:
         made += altered(insecure, f"insecure-without-{feature}", ablate)
         made += altered(parent, f"parent-with-{feature}", Alteration(verb="steer", fitted_on=insecure.name, fit=feature))
     return compose(
-        "features", "Insecure code and single features of the parent", [parent, insecure, *made], CLAIMS, questions=testbed.asked(), figure="conditions",
+        "features", "Insecure code and single features of the parent", [parent, insecure, *made], CLAIMS, questions=testbed.asked(), figure="altered",
         published=PUBLISHED, settings={"sampling.draws": 50},
     )  # fmt: skip
