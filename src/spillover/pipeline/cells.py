@@ -151,7 +151,7 @@ def scored_cells(scores: Scores, run: RunDirectory, protocol: Protocol) -> list[
                 *(("misaligned_rate", "coherent_rate") if ALIGNED in question["rubrics"] else ()),
                 *(("task_rate",) if TASK in question["rubrics"] else ()),
             ]
-            cells += [_cell((*place, *asked), rate, None, 0, 0, reason) for rate in rates]
+            cells += [_cell((*place, *asked), rate, None, 0, run.identity["config"]["sampling"]["draws"], reason) for rate in rates]
     return cells
 
 
