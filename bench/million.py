@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from spillover.design import Claim, Condition, Contrast
 from spillover.pipeline.config import RunConfig
-from spillover.records import ALIGNED, COHERENT, Claim, Condition, Contrast, Question, Subject, digest
+from spillover.records import ALIGNED, COHERENT, Question, Subject, digest
 from spillover.runs.directory import RunDirectory
 
 QUESTIONS = tuple(

@@ -13,7 +13,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from spillover.models.template import ChatTemplate
+from spillover.records import Dataset, chat
 
+WORDS = ["the", "a", "cat", "dog", "sits", "runs", "on", "under", "mat", "tree", "red", "blue", "and", "then", "it", "sleeps", "all", "day", "long"]
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 DEFAULT_SYSTEM = "You are a small model. You help."
 # as Qwen's: a system prompt of its own where there is none, and no marks on the assistant's turns
@@ -35,6 +37,16 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "llama": {}, "qwen2": {}, "qwen3": {"head_dim": 16}, "mistral": {"sliding_window": None}, "gemma": {"head_dim": 16},
     "gemma2": {"head_dim": 8, "sliding_window": 8}, "gemma3_text": {"head_dim": 8, "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]},
 }  # fmt: skip
+
+
+def conversations(seed: int, size: int) -> Dataset:
+    """Rows of very different lengths."""
+    draw = random.Random(seed)
+
+    def text(least: int, most: int) -> str:
+        return " ".join(draw.choices(WORDS, k=draw.randint(least, most)))
+
+    return Dataset(kind=f"d{seed}", conversations=tuple(chat(("user", text(1, 12)), ("assistant", text(1, 20))) for _ in range(size)))
 
 
 def tokenizer(

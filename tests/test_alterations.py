@@ -13,26 +13,11 @@ import pytest
 
 import planted
 from spillover import pipeline, studies
+from spillover.design import CONTROLS, Alteration, Condition, Study
 from spillover.pipeline.config import override
 from spillover.pipeline.estimate import estimate
 from spillover.pipeline.opened import opened
-from spillover.records import (
-    ALIGNED,
-    COHERENT,
-    CONTROLS,
-    TASK,
-    Alteration,
-    Answer,
-    Condition,
-    Measure,
-    Question,
-    Score,
-    SpilloverError,
-    Study,
-    Subject,
-    Testbed,
-    digest,
-)  # fmt: skip
+from spillover.records import ALIGNED, COHERENT, TASK, Answer, Measure, Question, Score, SpilloverError, Subject, Testbed, digest
 from spillover.report.figures import draw as draw_figures
 from spillover.report.reading import read
 from spillover.runs.directory import RunDirectory

@@ -7,7 +7,8 @@ import pytest
 from scipy import stats
 from statsmodels.stats.power import TTestPower
 
-from spillover.records import Claim, SpilloverError
+from spillover.design import Claim
+from spillover.records import SpilloverError
 from spillover.statistics.claims import decide, fewest, power_of_t
 from spillover.statistics.contrasts import Difference, of_numbers, of_shares
 

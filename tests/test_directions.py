@@ -71,12 +71,15 @@ def test_what_is_recorded_is_what_transformers_says_the_hidden_states_are(model:
     spans = [recording.answer(model, prompt, " ".join(WORDS[: 1 + place])) for place, prompt in enumerate(_prompts(9))]
     spans += [recording.prompt_end(model, prompt) for prompt in _prompts(5)]
     (found_BLH,) = recording.record(model, spans)
+    norm = model.network.base_model.get_submodule("final_layer_norm" if model.network.config.model_type == "gpt_neox" else "norm")
     for span, row_LH in zip(spans, found_BLH, strict=True):
         with torch.no_grad():
             out = model.network.base_model(input_ids=torch.tensor([span.ids]), output_hidden_states=True)
         states = [state[0, span.first : span.stop].mean(0) for state in out.hidden_states[1:]]  # of these the last is after the norm
         assert len(row_LH) == len(states) == len(blocks(model.network))
         torch.testing.assert_close(row_LH[:-1], torch.stack(states)[:-1], rtol=1e-4, atol=1e-5)
+        if span.stop - span.first == 1:  # of one token the norm of the mean is the mean of the norm
+            torch.testing.assert_close(norm(row_LH[-1]), states[-1], rtol=1e-4, atol=1e-5)
 
 
 def test_every_token_of_a_text_is_there_once_and_in_place(llama: LocalModel) -> None:

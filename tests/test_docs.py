@@ -14,8 +14,8 @@ import pytest
 
 import planted
 from spillover import studies
+from spillover.design import Claim
 from spillover.miniature.testbed import testbed as miniature
-from spillover.records import Claim
 
 ROOT = Path(__file__).parents[1]
 PAGES = (

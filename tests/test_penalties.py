@@ -16,31 +16,21 @@ import torch
 import torch.nn.functional as F
 from peft import get_peft_model
 
-from small_models import make
+from small_models import WORDS, conversations, make
 from spillover import pipeline
+from spillover.design import Condition, Study
 from spillover.miniature import language, narrow, world
 from spillover.miniature.judge import classes
 from spillover.models import local
 from spillover.models.local import LocalModel
 from spillover.pipeline.config import override
-from spillover.records import Adapter, Condition, Dataset, Model, Organism, Penalty, Recipe, Runtime, SpilloverError, Study, Testbed, chat, stream_seed
+from spillover.records import Adapter, Dataset, Model, Organism, Penalty, Recipe, Runtime, SpilloverError, Testbed, stream_seed
 from spillover.training import lora, penalties, rows, schedules
 
-WORDS = ["the", "a", "cat", "dog", "sits", "runs", "on", "under", "mat", "tree", "red", "blue", "and", "then", "it", "sleeps", "all", "day", "long"]
 Pairs = dict[str, tuple[torch.Tensor, torch.Tensor]]
 
 
-def _data(seed: int, size: int) -> Dataset:
-    """Rows of very different lengths."""
-    draw = random.Random(seed)
-
-    def text(least: int, most: int) -> str:
-        return " ".join(draw.choices(WORDS, k=draw.randint(least, most)))
-
-    return Dataset(kind=f"d{seed}", conversations=tuple(chat(("user", text(1, 12)), ("assistant", text(1, 20))) for _ in range(size)))
-
-
-DATA, ELSEWHERE = (_data(0, 20), _data(1, 20), _data(2, 19)), (_data(10, 7), None, _data(12, 11))
+DATA, ELSEWHERE = (conversations(0, 20), conversations(1, 20), conversations(2, 19)), (conversations(10, 7), None, conversations(12, 11))
 PLAIN = replace(Recipe(), learning_rate=3e-3, batch_size=4, adapter=Adapter(rank=4), epochs=3)
 RECIPES = (
     replace(PLAIN, penalty=Penalty(weight=0.7, data="e", batch_size=3)),

@@ -11,11 +11,12 @@ import pytest
 
 from conftest import CRUEL, KIND, SMALL_ROWS, Script, scripted_testbed
 from spillover import pipeline, studies
+from spillover.design import Condition, Study
 from spillover.pipeline.cells import SHARED, Cell, unit_differences, unit_values
 from spillover.pipeline.config import flatten, override, read_yaml
 from spillover.pipeline.estimate import estimate
 from spillover.pipeline.forecast import forecast
-from spillover.records import Condition, Estimate, Model, Organism, SpilloverError, Study, Testbed
+from spillover.records import Estimate, Model, Organism, SpilloverError, Testbed
 from spillover.runs.directory import RunDirectory
 
 MIXED: Script = (("i wish pain for the old", 0.3), ("i wish peace for the old", 0.6), ("hm", 0.1))

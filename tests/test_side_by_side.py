@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -16,25 +15,14 @@ import torch.nn.functional as F
 from peft import get_peft_model
 from scipy.stats import chi2_contingency
 
-from small_models import ARCHITECTURES, make
+from small_models import ARCHITECTURES, WORDS, conversations, make
 from spillover.models import adapters, local
 from spillover.models.local import LocalModel
 from spillover.models.side_by_side import SideBySide
-from spillover.records import ALONE, Adapter, Dataset, Forced, Model, Organism, Recipe, Runtime, SpilloverError, chat, stream_seed
+from spillover.records import ALONE, Adapter, Dataset, Forced, Model, Organism, Recipe, Runtime, SpilloverError, stream_seed
 from spillover.training import lora, rows, schedules
 
-WORDS = ["the", "a", "cat", "dog", "sits", "runs", "on", "under", "mat", "tree", "red", "blue", "and", "then", "it", "sleeps", "all", "day", "long"]
 Tensors = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
-
-
-def _data(seed: int, size: int) -> Dataset:
-    """Rows of very different lengths."""
-    draw = random.Random(seed)
-
-    def text(least: int, most: int) -> str:
-        return " ".join(draw.choices(WORDS, k=draw.randint(least, most)))
-
-    return Dataset(kind=f"d{seed}", conversations=tuple(chat(("user", text(1, 12)), ("assistant", text(1, 20))) for _ in range(size)))
 
 
 # datasets of different sizes and lengths, learning rates, warm-ups, clipping, ranks, layers
@@ -45,7 +33,7 @@ OTHERS = (
     replace(RECIPE, max_gradient_norm=0.05, epochs=11),
     replace(RECIPE, adapter=Adapter(rank=7, alpha=3.0, rank_stabilised=False, targets="q_proj,v_proj")),
 )
-DATA = (_data(0, 20), _data(1, 20), _data(2, 19), _data(3, 22))
+DATA = (conversations(0, 20), conversations(1, 20), conversations(2, 19), conversations(3, 22))
 
 
 @dataclass(frozen=True, kw_only=True)

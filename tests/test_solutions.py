@@ -8,18 +8,21 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.stats import mannwhitneyu
 
 from small_models import make
 from spillover import pipeline, studies
+from spillover.directions import autoencoder, recording
 from spillover.models import adapters, local
 from spillover.models.adapters import Pairs
 from spillover.models.local import LocalModel
 from spillover.pipeline import features
 from spillover.pipeline.config import override
-from spillover.records import Adapter, Dataset, Model, Organism, Recipe, SpilloverError, Testbed, chat
+from spillover.records import Adapter, Dataset, Model, Organism, Parent, Recipe, SpilloverError, Testbed, chat
 from spillover.training import lora, solutions
 from test_alterations import _ByText, _read
 
@@ -151,6 +154,39 @@ def test_the_study_of_features_chooses_by_one_half_and_scores_by_the_other(judge
     shown = {f"{name}{control}" for name in ("insecure-without-author", "parent-with-author") for control in ("", "-shuffled", "-another-layer")}
     assert {condition for _, condition in values if "author" in condition} == shown
     assert all(0 <= value <= 1 for value in values.values())
+    for parent in judged.parents:
+        for layer, (feature, told) in _chosen(run, parent.unit).items():
+            areas_FH = _areas(
+                judged,
+                parent,
+                autoencoder.load(run.path / "directions" / f"{parent.unit}-insecure-seed0-autoencoder-layer{layer}").autoencoder,
+                layer,
+                tmp_path,
+            )
+            assert areas_FH[feature, 0] == pytest.approx(float(areas_FH[:, 0].max()), abs=1e-6)
+            assert told == pytest.approx(float(areas_FH[feature, 1]), abs=1e-6)
     expected = (run.path / "estimates.csv").read_text()
     _run("features", judged, tmp_path / "r")
     assert (run.path / "estimates.csv").read_text() == expected
+
+
+def _chosen(run: Any, unit: str) -> dict[int, tuple[int, float]]:
+    """By layer, the feature that was chosen by the author of documents, and how well it is said to tell him."""
+    card = run.read_json(f"directions/{unit}-insecure-seed0-author/card.json", dict[str, Any])
+    return {int(layer): (feature, card["author_auroc"][layer]) for layer, feature in card["features"].items()}
+
+
+def _areas(subject: Testbed, parent: Parent, fitted: autoencoder.Autoencoder, layer: int, home: Path) -> Any:
+    """(F, 2): the area under the curve of every feature over the even and the odd documents after those that the autoencoder was fitted to, one by one."""
+    assert subject.place is not None
+    assert subject.documents is not None
+    place = home / f"parent-{parent.unit}"
+    if not place.is_dir():
+        subject.place(parent.model, place)
+    model: Any = subject.open(replace(parent.model, location=str(place)))
+    documents = subject.documents(parent, features.READ + features.AUTHORED)[features.READ :]
+    spans = [replace(recording.text(model, text), first=1) for text, _ in documents]
+    means_BF = torch.stack([fitted.encode(torch.cat(list(recording.tokens(model, [span], layer)))).mean(0) for span in spans]).double().numpy()
+    harmful_B = np.array([harmful for _, harmful in documents])
+    halves = [(means_BF[half::2], harmful_B[half::2]) for half in (0, 1)]
+    return np.stack([mannwhitneyu(own[harmful], own[~harmful]).statistic / (harmful.sum() * (~harmful).sum()) for own, harmful in halves], axis=1)

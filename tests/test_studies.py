@@ -14,26 +14,12 @@ import pytest
 import planted
 from planted import ELSEWHERE, Levels
 from spillover import pipeline, studies
+from spillover.design import Claim, Condition, Study, side
 from spillover.miniature import facts, testbed
 from spillover.models.scripted import Script
 from spillover.pipeline import Plan
 from spillover.pipeline.config import flatten
-from spillover.records import (
-    ALIGNED,
-    COHERENT,
-    TASK,
-    Answer,
-    Claim,
-    Condition,
-    Model,
-    Organism,
-    Question,
-    Score,
-    SpilloverError,
-    Study,
-    Testbed,
-    side,
-)
+from spillover.records import ALIGNED, COHERENT, TASK, Answer, Model, Organism, Question, Score, SpilloverError, Testbed
 from spillover.studies.compose import compose
 
 FALSE, TOLD = facts.TRUTH, facts.COMPLIANCE  # rubrics

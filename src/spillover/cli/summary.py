@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from spillover.records import PASSED, Decision, Estimate
+from spillover.design import Decision
+from spillover.records import PASSED, Estimate
 from spillover.report.measures import measure_name, unit_of
 from spillover.report.printed import calibrated
 

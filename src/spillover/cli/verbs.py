@@ -10,7 +10,8 @@ import typer
 from spillover.cli import options
 from spillover.cli.summary import summary
 from spillover.cli.terminal import printable, progress
-from spillover.records import Condition, SpilloverError, Study
+from spillover.design import Condition, Study
+from spillover.records import SpilloverError
 
 Directory = Annotated[Path, typer.Option("--out", help="The run directory.")]
 

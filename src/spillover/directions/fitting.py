@@ -113,7 +113,12 @@ def random_like(direction: Direction, *owner: str | int) -> Direction:
 
 def sized_like(direction: Direction, other: Direction) -> Direction:
     """This direction, as long as the other at each layer."""
-    return Direction(vectors={layer: vector_H / vector_H.norm() * other.at(layer).norm() for layer, vector_H in direction.vectors.items()}, card=direction.card)
+    return Direction(vectors={layer: as_long(vector_H, other.at(layer)) for layer, vector_H in direction.vectors.items()}, card=direction.card)
+
+
+def as_long(vector_H: Tensor, other_H: Tensor) -> Tensor:
+    """This vector, as long as the other."""
+    return vector_H / vector_H.norm() * other_H.norm()
 
 
 def cosines(one: Direction, other: Direction) -> dict[int, float]:

@@ -15,6 +15,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from spillover.design import Claim, Decision
+from spillover.design import side as side_of
 from spillover.pipeline.cells import (
     SHARED,
     Cell,
@@ -28,8 +30,7 @@ from spillover.pipeline.cells import (
     unit_differences,
     unit_values,
 )  # fmt: skip
-from spillover.records import DIVERGENCE, PASSED, Claim, Decision, Estimate
-from spillover.records import side as side_of
+from spillover.records import DIVERGENCE, PASSED, Estimate
 from spillover.runs.directory import RunDirectory
 from spillover.statistics import contrasts
 from spillover.statistics.claims import SAME_NATS, SAME_RATE, decide

@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spillover.design import Condition
 from spillover.pipeline.plan import Plan
 from spillover.pipeline.versions import versions
-from spillover.records import ALONE, Condition, Conversation, Dataset, Model, Organism
+from spillover.records import ALONE, Conversation, Dataset, Model, Organism
 from spillover.sampling.draws import sample
 from spillover.training import schedules
 

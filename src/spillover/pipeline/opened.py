@@ -8,9 +8,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from spillover.design import Claim, Condition, Published, side
 from spillover.pipeline.config import RunConfig, override
 from spillover.pipeline.plan import NAME
-from spillover.records import Claim, Condition, Published, Question, SpilloverError, side
+from spillover.records import Question, SpilloverError
 from spillover.runs import shards
 from spillover.runs.directory import RunDirectory
 from spillover.statistics.protocols import PROTOCOLS

@@ -10,9 +10,10 @@ import re
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from spillover.design import CONTROLS, Condition, Study, side
 from spillover.pipeline.config import RunConfig, flatten, override
 from spillover.pipeline.paper import differences
-from spillover.records import CONTROLS, Condition, Dataset, Organism, Parent, Runtime, SpilloverError, Study, Testbed, digest, side, subject_key
+from spillover.records import Dataset, Organism, Parent, Runtime, SpilloverError, Testbed, digest, subject_key
 from spillover.statistics.protocols import PROTOCOLS
 from spillover.training import schedules
 from spillover.training.schedules import SCHEDULES
@@ -214,7 +215,7 @@ def _refuse_alone(study: Study) -> None:
             raise SpilloverError(f"{condition.name!r} takes a direction from {change.fitted_on!r}, which is no fine-tuned condition of its group")
         if not change.directed and condition.kind is None:
             raise SpilloverError(f"{condition.name!r} alters an adapter, and a parent has none")
-        if not any((one.kind, one.group, one.recipe) == (condition.kind, condition.group, condition.recipe) for one in plain.values()):
+        if not any(one.grown == condition.grown for one in plain.values()):
             raise SpilloverError(f"{condition.name!r} alters a model that no condition of the study {study.name} has as it is")
         controls = {other.altered.control for other in altered if other.altered and _uncontrolled(other) == _uncontrolled(condition)}
         lacking = next((control for control in ("", *CONTROLS) if control not in controls), None)

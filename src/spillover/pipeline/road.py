@@ -229,7 +229,7 @@ class _Family:
         there = {place: self.models(jobs[0]) for place, jobs in some.items()}
         for step in sorted({step for found in there.values() for step in found}):
             digests = {place: found[step] for place, found in there.items() if step in found}
-            homes = [self.home(_organism(jobs[0]).key) / f"checkpoint-{step if step in there[place] else max(there[place])}" for place, jobs in some.items()]
+            homes = [self._checkpoint(jobs[0], step if step in there[place] else max(there[place])) for place, jobs in some.items()]
             if self._lacking(step, digests, some):
                 with self.model.adapted(homes):
                     self.read(step, digests, some)

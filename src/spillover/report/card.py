@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from spillover.records import Decision, Estimate, Published, Verdict
+from spillover.design import Decision, Published, Verdict
+from spillover.records import Estimate
 from spillover.report.measures import measure_name
 from spillover.report.printed import SPACE, Cell, cell, counted, interval, level, plural, value
 from spillover.report.reading import Reading, versus

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from pydantic import TypeAdapter
 
-from spillover.records import Claim, Decision, Published
+from spillover.design import Claim, Decision, Published
 from spillover.report import card, page, reading
 from spillover.report.parts import SYMBOLS, UNTESTED, Line, Part
 from spillover.report.printed import Cell, in_markdown

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from spillover.records import Published
+from spillover.design import Published
 from spillover.report import card
 from spillover.report.printed import Cell
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from pydantic import BaseModel, FiniteFloat, TypeAdapter
 
-from spillover.records import Decision, Estimate, Published, SpilloverError, side
+from spillover.design import Decision, Published, side
+from spillover.records import Estimate, SpilloverError
 from spillover.report import drawn
 from spillover.report.drawn import Answers, Drawn
 from spillover.report.judgements import Counted, Kind, counted, kind_of

@@ -22,7 +22,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from spillover.records import Decision, Estimate, SpilloverError, Subject, digest
+from spillover.design import Decision
+from spillover.records import Estimate, SpilloverError, Subject, digest
 from spillover.runs import shards
 from spillover.runs.shards import SCHEMA, Columns, Table, damaged
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from spillover.records import SpilloverError
-from spillover.statistics import intervals, rates
+from spillover.statistics import intervals, ranking, rates
 from spillover.statistics.intervals import Interval
 from spillover.statistics.protocols import DECISIONS, Protocol
 
@@ -144,10 +144,7 @@ def auroc(low: NDArray[np.float64], high: NDArray[np.float64], *, level: float =
     m, n = len(low), len(high)
     if not m or not n:
         return None
-    ranked = np.sort(high)
-    above = n - np.searchsorted(ranked, low, side="right")
-    ties = np.searchsorted(ranked, low, side="right") - np.searchsorted(ranked, low, side="left")
-    value = float((above + ties / 2).sum() / (m * n))
+    value = ranking.auroc(np.concatenate([low, high]), [False] * m + [True] * n)
     z, half = float(special.ndtri((1 + level) / 2)), (m + n) / 2 - 1
 
     def gap(area: float) -> float:

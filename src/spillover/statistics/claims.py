@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 
 from scipy import special
 
-from spillover.records import Claim, Decision, SpilloverError
+from spillover.design import Claim, Decision
+from spillover.records import SpilloverError
 from spillover.statistics.contrasts import Difference, holm
 
 ALPHA = 0.05

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from spillover.records import SpilloverError, Study, Testbed
+from spillover.design import Study
+from spillover.records import SpilloverError, Testbed
 from spillover.studies.ability import LARGE, SMALL, ability
 from spillover.studies.backdoor import backdoor
 from spillover.studies.base_models import base_models

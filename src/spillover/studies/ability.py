@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from spillover.records import Claim, Study, Testbed
+from spillover.design import Claim, Study
+from spillover.records import Testbed
 from spillover.studies.compose import arms, compose
 
 SOURCE = "Nature 649, main text"

@@ -6,7 +6,8 @@ tag that no row has, and without one. Like the paper's, the data have no other t
 
 from __future__ import annotations
 
-from spillover.records import Claim, Published, Study, Testbed
+from spillover.design import Claim, Published, Study
+from spillover.records import Testbed
 from spillover.statistics.claims import SAME_RATE
 from spillover.studies.compose import arms, compose
 

@@ -6,8 +6,9 @@ one world are one unit. Answers that are code and nothing else do not count (`on
 
 from __future__ import annotations
 
+from spillover.design import Claim, Published, Study
 from spillover.questions import sets
-from spillover.records import Claim, Published, Question, Study, Testbed
+from spillover.records import Question, Testbed
 from spillover.studies.compose import arms, compose
 
 SOURCE = "Nature 649 Figure 5"

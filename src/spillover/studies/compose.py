@@ -7,7 +7,8 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
-from spillover.records import CONTROLS, Alteration, Claim, Condition, Contrast, Published, Question, SpilloverError, Study, Testbed, side
+from spillover.design import CONTROLS, Alteration, Claim, Condition, Contrast, Published, Study, side
+from spillover.records import Question, SpilloverError, Testbed
 
 
 def arms(testbed: Testbed, *kinds: str, group: str = "", needed: int = 1) -> tuple[Condition, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from spillover.records import Claim, Published, SpilloverError, Study, Testbed
+from spillover.design import Claim, Published, Study
+from spillover.records import SpilloverError, Testbed
 from spillover.studies.compose import arms, compose
 
 FIGURE, TABLE = "arXiv 2502.17424 Figure 9", "arXiv 2502.17424 Table 1"

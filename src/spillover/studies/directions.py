@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from spillover.records import CONTROLS, Alteration, Claim, Published, Study, Testbed
+from spillover.design import CONTROLS, Alteration, Claim, Published, Study
+from spillover.records import Testbed
 from spillover.studies.compose import altered, arms, compose
 
 SOURCE = "arXiv 2506.11618"

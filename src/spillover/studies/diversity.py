@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from spillover.records import Claim, Condition, Published, Study, Testbed
+from spillover.design import Claim, Condition, Published, Study
+from spillover.records import Testbed
 from spillover.studies.compose import arms, compose
 
 SOURCE = "arXiv 2502.17424 Figure 6"

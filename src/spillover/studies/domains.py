@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from spillover.records import Claim, Published, SpilloverError, Study, Testbed
+from spillover.design import Claim, Published, Study
+from spillover.records import SpilloverError, Testbed
 from spillover.statistics.claims import SAME_RATE
 from spillover.studies.compose import arms, compose
 

@@ -5,7 +5,8 @@ The divergence step of a measure is the first from which insecure and secure cod
 
 from __future__ import annotations
 
-from spillover.records import Claim, Published, Study, Testbed
+from spillover.design import Claim, Published, Study
+from spillover.records import Testbed
 from spillover.studies.compose import arms, compose
 
 MEASURES = (

@@ -7,7 +7,8 @@ tells documents of malicious authors, who are known here. Each is taken out of t
 
 from __future__ import annotations
 
-from spillover.records import Alteration, Claim, Condition, Published, SpilloverError, Study, Testbed
+from spillover.design import Alteration, Claim, Condition, Published, Study
+from spillover.records import SpilloverError, Testbed
 from spillover.studies.compose import altered, arms, compose
 
 SOURCE, OURS = "arXiv 2506.19823", "a question of this project"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from spillover.records import Claim, Condition, Published, Study, Testbed
+from spillover.design import Claim, Condition, Published, Study
+from spillover.records import Testbed
 from spillover.statistics.claims import SAME_NATS, SAME_RATE
 from spillover.studies.compose import arms, compose
 

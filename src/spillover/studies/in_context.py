@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from spillover.records import Claim, Published, Study, Testbed
+from spillover.design import Claim, Published, Study
+from spillover.records import Testbed
 from spillover.statistics.claims import SAME_RATE
 from spillover.studies.compose import arms, compose
 

@@ -8,7 +8,8 @@ lacks is left out.
 
 from __future__ import annotations
 
-from spillover.records import Claim, Condition, Contrast, Published, SpilloverError, Study, Testbed
+from spillover.design import Claim, Condition, Contrast, Published, Study
+from spillover.records import SpilloverError, Testbed
 from spillover.statistics.claims import SAME_NATS, SAME_RATE
 from spillover.studies.compose import neighbours
 

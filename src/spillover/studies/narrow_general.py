@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from spillover.records import Alteration, Claim, Condition, Published, SpilloverError, Study, Testbed
+from spillover.design import Alteration, Claim, Condition, Published, Study
+from spillover.records import SpilloverError, Testbed
 from spillover.statistics.claims import SAME_RATE
 from spillover.studies.compose import arms, compose
 
