@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import pairwise
@@ -349,3 +350,19 @@ def test_a_score_does_not_depend_on_what_else_is_judged() -> None:
     judge = LocalJudge(decoder("bytes"), "local 0123")
     given = [answer(text, draw=draw) for draw, text in enumerate(["peace", "no harm for the old", "", "how"])]
     assert judge.score(ASKED, given) == [score for each in reversed(given) for score in judge.score(ASKED, [each])][::-1]
+
+
+def test_a_closed_judge_holds_no_network_and_opens_it_again_when_asked() -> None:
+    opened: list[weakref.ref[Any]] = []
+
+    def opening() -> LocalModel:
+        found = planted({"57": 1.0})
+        opened.append(weakref.ref(found.network))
+        return found
+
+    judge = LocalJudge(opening, "local 0123")
+    before = judge.score(ASKED, [answer()])
+    judge.close()
+    assert [network() for network in opened] == [None]
+    assert judge.score(ASKED, [answer()]) == before
+    assert len(opened) == 2

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +21,7 @@ from small_models import ARCHITECTURES, WORDS, conversations, make
 from spillover.models import adapters, local
 from spillover.models.local import LocalModel
 from spillover.models.side_by_side import SideBySide
-from spillover.records import ALONE, Adapter, Dataset, Forced, Model, Organism, Recipe, Runtime, SpilloverError, stream_seed
+from spillover.records import ALONE, Adapter, Dataset, Forced, Model, Organism, Recipe, Runtime, SpilloverError, chat, stream_seed
 from spillover.training import lora, rows, schedules
 
 Tensors = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
@@ -365,3 +367,27 @@ def test_a_batch_is_for_the_base_alone_or_for_adapters_that_are_there(qwen: Path
             model.sums([row, row], [ALONE, 1])
         assert model.sums([row, row], [ALONE, ALONE]) == pytest.approx(model.sums([row, row], [0, 1]))  # untrained pairs add nothing
     side_by_side.remove()
+
+
+@pytest.mark.usefixtures("_no_collector")
+def test_a_network_is_free_once_nobody_needs_it(qwen: Path, tmp_path: Path) -> None:
+    model = _model(qwen)
+    lora.train(model, Model(digest="p", location=str(qwen)), SHORT[:2], DATA[:2], [_made(tmp_path / name) for name in "ab"])
+    with model.adapted([tmp_path / name / "checkpoint-10" for name in "ab"]):
+        model.reply([chat(("user", "the cat"))], [0], temperature=1.0, max_tokens=3, adapters=[1])
+    network = weakref.ref(model.network)
+    del model
+    assert network() is None
+
+
+def _made(directory: Path) -> Path:
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture
+def _no_collector() -> Iterator[None]:  # pyright: ignore[reportUnusedFunction]
+    """Nothing is found to be free that is not seen to be at once."""
+    gc.disable()
+    yield
+    gc.enable()

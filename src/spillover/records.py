@@ -387,6 +387,13 @@ class Judge(Protocol):
         ...
 
 
+@runtime_checkable
+class Closable(Protocol):
+    """A judge that holds a network in memory, which `close` forgets. Asked again, it loads it anew."""
+
+    def close(self) -> None: ...
+
+
 ALONE = -1  # in the place of an adapter: none, the network as it is
 
 

@@ -40,7 +40,7 @@ _SIGNS = re.compile(r"[][<>|#]")  # what sets a mark of a chat template apart fr
 class LocalJudge:
     """A `records.Judge`. `identity` names the weights, for one `f"local {model.digest[:16]}"`, and goes on every score.
 
-    A callable in place of the model opens it when the judge is first asked.
+    A callable in place of the model opens it when the judge is first asked, and again after `close`.
     """
 
     def __init__(self, model: LocalModel | Callable[[], LocalModel], identity: str) -> None:
@@ -50,6 +50,11 @@ class LocalJudge:
     @cached_property
     def model(self) -> LocalModel:
         return self._given if isinstance(self._given, LocalModel) else self._given()
+
+    def close(self) -> None:
+        """Forget a model that can be opened again."""
+        if not isinstance(self._given, LocalModel):
+            self.__dict__.pop("model", None)
 
     @cached_property
     def turns(self) -> Turns:

@@ -41,6 +41,7 @@ class Rows:
             yield {"position_ids": self.of(place_BT), "attention_mask": torch.ones_like(self.of(place_BT)), "ragged": self}
         finally:
             self._network.set_attn_implementation(self.attention)
+            AttentionMaskInterface.register(NAME, _of_no_rows)  # or these rows, and the network, would be held until the next
 
     def of(self, padded_BT: Tensor) -> Tensor:
         """The line: (1, N)."""
@@ -95,6 +96,10 @@ def attend(
     attention = AttentionInterface().get_interface(ragged.attention, eager)
     rows_BTHD, weights = attention(module, *(ragged.apart(line_1HND) for line_1HND in (query, key, value)), attention_mask, **options)
     return ragged.together(rows_BTHD), weights
+
+
+def _of_no_rows(**_options: Any) -> Tensor | None:
+    raise RuntimeError("a line is read inside of `Rows.reading`")
 
 
 AttentionInterface.register(NAME, attend)

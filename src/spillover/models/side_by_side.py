@@ -66,6 +66,7 @@ class SideBySide:
         """Give the network its own layers back."""
         for name, layer in self.layers.items():
             _put(self._network, name, layer.base)
+            layer.leave()
 
     @contextmanager
     def rows(self, counts: Sequence[int], dropout: Dropout | None = None, *, lengths: Sequence[Sequence[int]] = ()) -> Generator[None]:
@@ -116,8 +117,12 @@ class _Beside(nn.Module):
     def __init__(self, name: str, base: nn.Linear, pair: _Pair, gradients: _Pair | None, all_: SideBySide) -> None:
         super().__init__()
         self.name, self.base, self.pair, self.gradients = name, base, pair, gradients
-        self._all = (all_,)  # in a tuple, so that it is no part of the network
+        self._all: tuple[SideBySide, ...] = (all_,)  # in a tuple, so that it is no part of the network
         self._asks = torch.zeros((), requires_grad=gradients is not None)  # has a backward pass come here, though no number does that autograd knows
+
+    def leave(self) -> None:
+        """Hold no longer what holds this: memory is free once nobody needs it, and not when the two are found to hold each other."""
+        self._all = ()
 
     def forward(self, x: Tensor) -> Tensor:
         (beside,) = self._all

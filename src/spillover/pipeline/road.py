@@ -26,7 +26,7 @@ from spillover.pipeline.estimate import estimate
 from spillover.pipeline.judge import is_scored, scored, scores_kept
 from spillover.pipeline.plan import Job, Plan
 from spillover.pipeline.versions import set_threads, versions
-from spillover.records import ALONE, Answer, Model, Organism, Question, SpilloverError, Subject, Testbed
+from spillover.records import ALONE, Answer, Closable, Model, Organism, Question, SpilloverError, Subject, Testbed
 from spillover.runs.directory import PARTIAL, SET_ASIDE, RunDirectory, Table, copy
 from spillover.sampling.draws import sample_together
 from spillover.sampling.log_probabilities import measures_together
@@ -144,10 +144,8 @@ def _work(run: RunDirectory, beside: Path | None, plan: Plan) -> list[str]:
     stopped = [*family.grow({key: jobs for key, jobs in grown.items() if key not in elsewhere})]
     stopped += family.grow({key: jobs for key, jobs in grown.items() if key in elsewhere})
     family.close()
-    if plan.testbed.judge is not None and plan.testbed.questions:
-        for job in plan.jobs:
-            for step, digest in family.models(job).items():
-                _score(_subject(job, step, digest), plan, run)
+    if plan.testbed.questions:
+        _score([_subject(job, step, digest) for job in plan.jobs for step, digest in family.models(job).items()], plan, run)
     if not stopped:
         family.fit()
     return stopped
@@ -265,9 +263,7 @@ class _Family:
                 with self.model.adapted([self._checkpoint(job, step)]) if job.organism is not None else nullcontext():
                     self.read(step, {place: found.digest}, {place: [job]}, found)
         self.close()
-        if self.testbed.judge is not None:
-            for subject in asked:
-                _score(subject, self.plan, self.run)
+        _score(asked, self.plan, self.run)
 
     def _checkpoint(self, job: Job, step: int) -> Path:
         return self.home(_organism(job).key) / f"checkpoint-{step}"
@@ -351,10 +347,16 @@ def _in_order(rows: Sequence[dict[str, Any]], questions: Sequence[Question]) -> 
     return sorted(rows, key=lambda row: (places[row["question"], row["format"]], row["draw"]))
 
 
-def _score(subject: Subject, plan: Plan, run: RunDirectory) -> None:
-    """Scores of a model's answers; those that are there are kept."""
-    if plan.testbed.judge is not None and not is_scored(run, subject.key):
-        run.write("scores", subject.key, scored(run.read("answers", subject.key), plan.testbed.questions, plan.testbed.judge, scores_kept(run, subject.key)))
+def _score(subjects: Sequence[Subject], plan: Plan, run: RunDirectory) -> None:
+    """Scores of models' answers; those that are there are kept. The judge's memory is the next network's then."""
+    judge = plan.testbed.judge
+    if judge is None:
+        return
+    for subject in subjects:
+        if not is_scored(run, subject.key):
+            run.write("scores", subject.key, scored(run.read("answers", subject.key), plan.testbed.questions, judge, scores_kept(run, subject.key)))
+    if isinstance(judge, Closable):
+        judge.close()
 
 
 def _grown_elsewhere(key: str, beside: Path | None, run: RunDirectory) -> Path | None:
