@@ -326,6 +326,17 @@ def test_a_random_direction_has_the_length_and_is_named_by_its_owner() -> None:
     assert float((along**2).mean()) == pytest.approx(1 / 16, rel=0.35)  # of a random direction in 16 dimensions
 
 
+def test_a_projection_by_hand() -> None:
+    direction = Direction(vectors={3: torch.tensor([3.0, 4.0]), 5: torch.tensor([0.0, -2.0])})
+    rows_BLH = torch.tensor([[[5.0, 0.0], [7.0, 1.0]], [[-3.0, -4.0], [0.0, 0.0]]])
+    (found_BL,) = fitting.projections([rows_BLH], direction)
+    torch.testing.assert_close(found_BL, torch.tensor([[3.0, -1.0], [-5.0, 0.0]]))
+    (alone_BL,) = fitting.projections([rows_BLH[:, 1:]], direction, [5])
+    torch.testing.assert_close(alone_BL, found_BL[:, 1:])
+    with pytest.raises(SpilloverError, match=r"rows of shape \(2, 2\) cannot be projected on a direction of \(1, 2\)"):
+        next(fitting.projections([rows_BLH], direction, [5]))
+
+
 @pytest.mark.parametrize("fit", [fitting.difference_of_means, fitting.probe])
 def test_too_few_rows_and_no_difference_are_refused(fit: Any) -> None:
     with pytest.raises(SpilloverError, match="at least 5 rows on either side; there are 3 and 6"):

@@ -1,8 +1,8 @@
 """A direction of the residual stream, layer by layer: fitted, with where it is from, or made as a control of one that was.
 
 Three fits. A difference of means: of misaligned and aligned answers, or of child and parent on the same answers. A logistic probe: the normal of the
-plane that tells the two apart, as long as the means differ along it. What a direction does is to be held against controls of equal length
-(`random_like`, `sized_like`, labels shuffled before the fit).
+plane that tells the two apart, as long as the means differ along it. Rows are projected on a direction (`projections`). What it does to a model is to
+be held against controls of equal length (`random_like`, `sized_like`, labels shuffled before the fit).
 
 Shapes: B rows, L layers, H hidden.
 """
@@ -10,7 +10,7 @@ Shapes: B rows, L layers, H hidden.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportMissingTypeStubs=false
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -124,6 +124,23 @@ def as_long(vector_H: Tensor, other_H: Tensor) -> Tensor:
 def cosines(one: Direction, other: Direction) -> dict[int, float]:
     """The cosine of the angle between two directions, at every layer that both have."""
     return {layer: float(torch.cosine_similarity(one.vectors[layer], other.vectors[layer], dim=0)) for layer in one.vectors if layer in other.vectors}
+
+
+def projections(batches: Iterable[Tensor], direction: Direction, layers: Sequence[int] | None = None) -> Iterator[Tensor]:
+    """How far every row lies along a direction at each layer, in the residual stream's own unit: batches (B, L), float32, of batches (B, L, H).
+
+    `layers` are those that the rows were recorded at (None: the direction's, in their order). Raises SpilloverError where the shapes are others, or the
+    direction has no length.
+    """
+    chosen = sorted(direction.vectors) if layers is None else layers
+    units_LH = torch.stack([direction.at(layer).double() for layer in chosen])
+    if not bool((units_LH.norm(dim=-1) > 0).all()):
+        raise SpilloverError("a vector of length 0 has no direction to be projected on")
+    units_LH = units_LH / units_LH.norm(dim=-1, keepdim=True)
+    for rows_BLH in batches:
+        if rows_BLH.shape[1:] != units_LH.shape:
+            raise SpilloverError(f"rows of shape {tuple(rows_BLH.shape[1:])} cannot be projected on a direction of {tuple(units_LH.shape)}: (layers, hidden)")
+        yield torch.einsum("blh,lh->bl", rows_BLH.double(), units_LH).float()
 
 
 def _refuse_few(counts: list[int], least: int) -> None:
