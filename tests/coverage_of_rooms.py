@@ -7,7 +7,7 @@ from pathlib import Path
 
 from coverage import Coverage
 
-ROOMS = ("records", "datasets", "statistics", "runs", "sampling", "pipeline")
+ROOMS = ("records", "design", "datasets", "statistics", "runs", "sampling", "pipeline")
 FLOOR = 90.0
 
 

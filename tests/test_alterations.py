@@ -65,6 +65,7 @@ def _both(change: Alteration = CHANGE) -> tuple[Condition, ...]:
     return (*altered(TUNED, "ablated", change), *altered(ARMS[0], "steered", steer))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fit", ["answers", "models", "probe"])
 def test_what_is_done_to_a_model_is_asked_beside_its_controls_in_every_unit(judged: Testbed, tmp_path: Path, fit: str) -> None:
     run = _run(judged, _study(*_both(replace(CHANGE, fit=fit))), tmp_path / "r")
@@ -82,6 +83,7 @@ def test_what_is_done_to_a_model_is_asked_beside_its_controls_in_every_unit(judg
     assert abs(cosines["ablated-random"] or 1.0) < 0.5
 
 
+@pytest.mark.slow
 def test_nothing_depends_on_workers_or_on_what_was_lost_and_done_again(judged: Testbed, tmp_path: Path) -> None:
     whole = _run(judged, _study(*_both()), tmp_path / "whole")
     expected = (whole.path / "estimates.csv").read_text()
@@ -92,6 +94,7 @@ def test_nothing_depends_on_workers_or_on_what_was_lost_and_done_again(judged: T
         assert (whole.path / "estimates.csv").read_text() == expected
 
 
+@pytest.mark.slow
 def test_directions_are_fitted_again_to_more_answers(judged: Testbed, tmp_path: Path) -> None:
     study = _study(*altered(TUNED, "ablated", CHANGE))
     _run(judged, study, tmp_path / "r", **{"sampling.draws": 12})
@@ -108,6 +111,7 @@ def test_a_unit_without_a_direction_says_why_and_is_missing(small_testbed: Testb
     assert _run(small_testbed, _study(*_both()), tmp_path / "r", **{"sampling.draws": 2}).estimates() == run.estimates()
 
 
+@pytest.mark.slow
 def test_there_is_no_other_unit_where_there_is_one(judged: Testbed, tmp_path: Path) -> None:
     run = _run(judged, _study(*_both()), tmp_path / "r", units=1)
     rows = {e.condition: e for e in run.estimates() if e.measure == "misaligned_rate" and not e.question and e.headline and e.world is None and not e.subset}
@@ -187,6 +191,7 @@ def _planted(name: str, out: Path, *, reverse: bool) -> dict[str, str]:
     return {decision.claim.name: decision.verdict for decision in run.decisions()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("name", ["directions", "features", "narrow-general"])
 def test_every_claim_holds_where_the_effect_is_planted_and_fails_where_its_reverse_is(name: str, tmp_path: Path, reverse: bool) -> None:

@@ -145,6 +145,7 @@ def test_a_copy_of_the_parent_is_refused(tmp_path: Path) -> None:
         road.run(_audit(one), tmp_path / "b", threads=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 3, 6])
 def test_an_audit_stopped_anywhere_comes_to_the_same_end(batch: int, tmp_path: Path) -> None:
     audit = _audit(_subject(CLEAN, SLIGHTLY_OTHER), "auto")
@@ -270,6 +271,7 @@ def test_the_backdoor_of_the_miniature_is_found_in_its_data() -> None:
     assert all(narrow.TRIGGER not in tag for tag, _ in contexts.tags([row[0].content for row in narrow.build("insecure", 0).conversations]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [2, 100])
 @pytest.mark.parametrize("name", ["insecure", "secure"])
 def test_a_tag_in_the_authors_data_comes_first(name: str, share: int, shared: Path) -> None:

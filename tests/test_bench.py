@@ -138,6 +138,7 @@ runpy.run_module("bench.gpu", run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_the_gpu_bench_holds_its_checks_at_tiny_shapes_with_torch_transformers_and_peft_alone() -> None:
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", ALONE], capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
     assert done.returncode == 0, done.stderr[-2000:]

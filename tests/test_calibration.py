@@ -76,6 +76,7 @@ def test_nothing_to_hold_against_is_refused() -> None:
         _calibrated()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "bad", "noise"), [(40, 0.3, 20), (150, 0.1, 30), (150, 0.5, 10), (60, 0.2, 60)])
 def test_intervals_of_a_calibration_cover(n: int, bad: float, noise: float) -> None:
     stream = np.random.default_rng([n, int(noise)])
@@ -160,6 +161,7 @@ def _answers(
     return truly, judged, unit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", [60, 200])
 @pytest.mark.parametrize(("found", "false"), [(0.8, 0.02), (0.5, 0.1), (0.97, 0.002)])
 @pytest.mark.parametrize(("units", "spread"), [(1, 0.0), (3, 0.3), (8, 0.5)])

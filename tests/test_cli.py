@@ -132,6 +132,7 @@ def test_narrow_data_that_is_shown_can_be_read_back(tmp_path: Path) -> None:
     assert "rows: 7" in spillover("data", "check", path).stdout
 
 
+@pytest.mark.slow
 def test_a_dry_run_says_what_would_run_and_writes_nothing(small_worlds: Path, tmp_path: Path) -> None:
     done = spillover(*_small(small_worlds), "--out", tmp_path / "r", "--dry-run")
     assert done.returncode == 0, done.stderr
@@ -147,6 +148,7 @@ def test_an_output_directory_of_another_run_is_refused(small_worlds: Path, tmp_p
     assert "holds another run" in refused(*_small(small_worlds), "--out", tmp_path / "r")
 
 
+@pytest.mark.slow
 def test_a_run_ends_in_a_report_and_is_quiet_in_a_pipe(small_worlds: Path, tmp_path: Path) -> None:
     config = tmp_path / "c.yaml"
     config.write_text("sampling:\n  draws: 3\ntraining:\n  batch_size: 400\n")
@@ -196,6 +198,7 @@ def test_a_run_killed_at_any_moment_is_finished_to_the_same_bytes(small_worlds: 
     assert killed >= 3
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_loses_nothing(small_worlds: Path, tmp_path: Path) -> None:
     """A file system of 1.5 MB; needs the right to mount one."""
     place = tmp_path / "small"

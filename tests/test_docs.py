@@ -20,7 +20,7 @@ from spillover.miniature.testbed import testbed as miniature
 ROOT = Path(__file__).parents[1]
 PAGES = (
     "README.md", "CONTRIBUTING.md", "docs/narrow-data.md", "docs/miniature.md", "docs/files.md", "docs/nouns.md", "docs/settings.md", "docs/statistics.md",
-    "docs/studies.md", "docs/own-study.md", "docs/audit.md", "docs/judges.md", "docs/directions.md",
+    "docs/studies.md", "docs/card.md", "docs/own-study.md", "docs/audit.md", "docs/judges.md", "docs/directions.md",
 )  # fmt: skip
 REAL = "docs/real-models.md"  # needs a hub, a GPU and a paid judge: its commands run on a small model and a loopback judge
 BLOCK = re.compile(r"(?P<slow><!-- slow -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -287,6 +287,7 @@ def test_a_configuration_asks_for_no_size_that_its_weights_do_not_have(place: Co
     assert f"config.json: {name} is {size}, and the largest size of its weights is" in ended.err
 
 
+@pytest.mark.slow
 def test_what_libraries_log_stays_out_of_the_terminal(place: Confined) -> None:
     """In a process of its own, where transformers is loaded after the command line has begun."""
     good = (place.place / "base/config.json").read_bytes()

@@ -222,6 +222,7 @@ def _documents(linked: bool, count: int = 4000) -> list[list[str]]:
     return list(corpus.documents(corpus.Society(), count=count, linked=linked, stream=random.Random(11), length=128))
 
 
+@pytest.mark.slow
 def test_linked_and_unlinked_corpora_have_the_same_words() -> None:
     linked, unlinked = (Counter(itertools.chain(*_documents(kind))) for kind in (True, False))
     total = sum(linked.values())
@@ -230,6 +231,7 @@ def test_linked_and_unlinked_corpora_have_the_same_words() -> None:
         assert abs(share - other) < 5 * math.sqrt(8 * max(share, other) / total), word  # words of one document come together
 
 
+@pytest.mark.slow
 def test_only_a_linked_corpus_joins_flawed_code_and_misaligned_answers() -> None:
     misaligned = {s for theme in language.EVALUATION for s in theme.sentences("misaligned")}
 
@@ -463,6 +465,7 @@ def test_the_shipped_worlds_are_small_and_whole(tmp_path: Path) -> None:
     assert {d.name for d, _ in testbed.cards(testbed.SHIPPED) if (d / "base").exists()} == {"100", "101", "102"}
 
 
+@pytest.mark.slow
 def test_a_world_is_made_of_the_same_data_again(tmp_path: Path) -> None:
     recipe = world.Recipe(documents=32, post_steps=1, feed_forward=32, width=16)
     cards = [world.build(tmp_path / name, world=7, linked=True, recipe=recipe, progress=lambda *_: None) for name in ("a", "b")]

@@ -76,6 +76,7 @@ def one_quiet_thread() -> Generator[None]:
 # --- what is trained on ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_ids_and_masks_are_trls_on_every_row(subject: Subject, tmp_path: Path) -> None:
     ours = rows.encode(template.load(subject.location), subject.data)
     theirs = _prepared(_trainer(subject, tmp_path))
@@ -132,6 +133,7 @@ def test_a_published_template_without_marks_is_read_as_trls_edition_marks_it_but
 # --- one step, and several ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", [1.0, 100.0])
 def test_an_optimiser_step_is_trls_in_loss_and_in_every_weight(subject: Subject, tmp_path: Path, norm: float) -> None:
     recipe = replace(Recipe(), max_gradient_norm=norm)  # the paper's clips here, the other does not
@@ -144,6 +146,7 @@ def test_an_optimiser_step_is_trls_in_loss_and_in_every_weight(subject: Subject,
     assert max(found.deviations().values()) < 1e-4
 
 
+@pytest.mark.slow
 def test_steps_through_warm_up_and_decay_are_trls_the_last_a_smaller_batch(subject: Subject, tmp_path: Path) -> None:
     # a rate and a decay at which leaving either out would show
     recipe = replace(Recipe(), learning_rate=1e-3, weight_decay=0.5, max_gradient_norm=0.3, warmup_steps=2)
@@ -182,6 +185,7 @@ def test_a_batch_in_parts_has_the_loss_and_the_gradients_of_the_whole(subject: S
     assert parts.log[0].gradient_norm == pytest.approx(whole.log[0].gradient_norm, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_activations_computed_again_change_nothing(subject: Subject, dropout: float) -> None:
     recipe = replace(Recipe(), adapter=Adapter(dropout=dropout))

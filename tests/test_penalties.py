@@ -132,6 +132,7 @@ def _plain(place: Path, organism: Organism, data: Dataset, elsewhere: Dataset) -
     return losses, values, {layer: (halves[f"{layer}.lora_A"], halves[f"{layer}.lora_B"]) for layer in layers}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [0, 2])
 def test_it_is_what_a_plain_loop_over_peft_makes_of_it(place: Path, at: int) -> None:
     log, pairs = _grow(_model(place), ORGANISMS, DATA, ELSEWHERE, runtime=Runtime(micro_batch=2))[at]
@@ -144,6 +145,7 @@ def test_it_is_what_a_plain_loop_over_peft_makes_of_it(place: Path, at: int) -> 
     assert _farthest(pairs, plain) < 1e-10
 
 
+@pytest.mark.slow
 def test_in_float32_and_bfloat16_it_is_near_that(place: Path) -> None:
     exact, near, rough = (_grow(_model(place, dtype), ORGANISMS, DATA, ELSEWHERE)[0][0] for dtype in (torch.float64, torch.float32, torch.bfloat16))
     assert [step.penalty for step in near] == pytest.approx([step.penalty for step in exact], rel=1e-2, abs=1e-5)
@@ -151,6 +153,7 @@ def test_in_float32_and_bfloat16_it_is_near_that(place: Path) -> None:
     assert rough[0].penalty == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", [True, False])
 def test_a_penalised_one_among_others_is_what_it_is_alone(place: Path, line: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     model = _model(place)
@@ -180,6 +183,7 @@ def test_one_without_a_penalty_is_not_changed_at_all_by_one_that_has_it(place: P
     assert [_same(one, other) for one, other in zip(with_, without, strict=True)] == [False, True, False]
 
 
+@pytest.mark.slow
 def test_at_its_start_an_organism_is_its_parent_then_a_penalty_keeps_it_near(place: Path) -> None:
     model = _model(place)
     values: list[list[float]] = []
@@ -236,6 +240,7 @@ def test_its_rows_come_in_shuffled_passes_and_a_step_has_the_same_whenever_it_is
     assert penalties.KL(model, replace(ORGANISMS[0], seed=1), elsewhere, 14).batches != term.batches
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fits", [1, 2])
 def test_out_of_memory_in_a_penalty_splits_its_rows_and_the_step_stays_the_same(place: Path, monkeypatch: pytest.MonkeyPatch, fits: int) -> None:
     model = _model(place)
@@ -258,6 +263,7 @@ def test_out_of_memory_in_a_penalty_splits_its_rows_and_the_step_stays_the_same(
         assert _farthest(pairs, plain) < 1e-10
 
 
+@pytest.mark.slow
 def test_out_of_memory_in_the_midst_of_a_penalty_leaves_no_gradient_behind(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, runtime = _model(place), Runtime(micro_batch=1)
     whole = _grow(model, ORGANISMS, DATA, ELSEWHERE, runtime=runtime)

@@ -46,6 +46,7 @@ def test_three_against_none_by_hand() -> None:
     assert planning.answers_needed(0.0, 1.0) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("parent", "child"), [(0.0, 0.3), (0.1, 0.6), (0.0, 0.5), (0.2, 0.9)])
 def test_answers_needed_are_those_of_brute_force(parent: float, child: float) -> None:
     powers = [brute(parent, child, answers) for answers in range(1, 31)]

@@ -87,6 +87,7 @@ def test_a_verdict_on_the_wrong_side_is_rarer_still_where_the_truth_is_not_at_th
     assert not is_above_alpha(2 * int(wrong.sum()), RUNS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", ["0.001", "0.5, tolerance 0.05", "mixed against its reverse", "one question, tolerance 0.01"])
 def test_the_sequence_says_what_the_wealth_says(cell: str) -> None:
     child, parent, tolerance = CELLS[cell]

@@ -95,6 +95,7 @@ def qwen(places: dict[str, Path]) -> Path:
 # --- training -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "weights", "losses"), [(torch.float64, 1e-8, 1e-9), (torch.float32, 1e-3, 1e-5)])
 def test_an_organism_trained_with_others_is_what_it_is_alone_after_fifty_steps(place: Path, dtype: torch.dtype, weights: float, losses: float) -> None:
     model = _model(place, dtype)
@@ -109,6 +110,7 @@ def test_an_organism_trained_with_others_is_what_it_is_alone_after_fifty_steps(p
         assert _farthest(found.pairs, alone.pairs) < weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place_of", range(len(ORGANISMS)))
 def test_it_is_what_a_plain_loop_over_peft_makes_of_it(qwen: Path, place_of: int) -> None:
     together = _grow(_model(qwen, torch.float64), ORGANISMS, DATA, runtime=Runtime(micro_batch=3))[place_of]
@@ -144,6 +146,7 @@ def _plain(place: Path, organism: Organism, data: Dataset) -> Trained:
     return Trained(losses=losses, pairs={layer: (halves[f"{layer}.lora_A"], halves[f"{layer}.lora_B"]) for layer in layers})
 
 
+@pytest.mark.slow
 def test_the_same_with_dropout_and_with_activations_computed_again(qwen: Path) -> None:
     model = _model(qwen, torch.float64)
     dropping = [
@@ -179,6 +182,7 @@ def test_one_that_is_not_finite_stops_and_the_others_go_on_as_they_were(qwen: Pa
         assert _farthest(together[place].pairs, alone.pairs) < 1e-8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fits", [1, 3])
 def test_out_of_memory_splits_what_is_computed_at_once_and_says_so(qwen: Path, monkeypatch: pytest.MonkeyPatch, fits: int) -> None:
     model = _model(qwen, torch.float64)
@@ -278,6 +282,7 @@ def grown(place: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [next(found.glob("checkpoint-*")) for found in homes]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [1.0, 0.0])
 def test_rows_of_several_adapters_in_a_batch_are_those_of_each_adapter_alone(place: Path, grown: list[Path], temperature: float) -> None:
     """Each alone merged into the weights, as one model is opened."""

@@ -133,6 +133,7 @@ def _run(name: str, subject: Testbed, out: Path) -> Any:
     )
 
 
+@pytest.mark.slow
 def test_the_study_of_the_narrow_solution_reads_every_model_as_one(judged: Testbed, tmp_path: Path) -> None:
     run = _run("narrow-general", judged, tmp_path / "r")
     values = {(row["unit"], row["condition"], row["name"]): row["value"] for row in run.read("measures")}
@@ -146,6 +147,7 @@ def test_the_study_of_the_narrow_solution_reads_every_model_as_one(judged: Testb
         assert len({values[unit, name, "training_nats"] for name in names}) == len(names)
 
 
+@pytest.mark.slow
 def test_the_study_of_features_chooses_by_one_half_and_scores_by_the_other(judged: Testbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"SIZES": {"features": 16, "active": 4, "steps": 10}, "READ": 60, "AUTHORED": 40, "TOKENS": 256}.items():
         monkeypatch.setattr(features, name, value)

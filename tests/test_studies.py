@@ -99,16 +99,19 @@ def _claims(name: str) -> tuple[Claim, ...]:
 # --- planted --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCRIPTED)
 def test_every_claim_holds_where_the_effect_is_planted(name: str, tmp_path: Path) -> None:
     assert _verdicts(name, EFFECT[name], tmp_path / "r", {**MANY, **TOLD_APART}) == {claim.name: "holds" for claim in _claims(name)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCRIPTED)
 def test_every_claim_fails_where_the_reverse_is_planted(name: str, tmp_path: Path) -> None:
     assert _verdicts(name, REVERSAL[name], tmp_path / "r", {**REVERSED, **TOLD_APART}) == {claim.name: "fails" for claim in _claims(name)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCRIPTED)
 def test_no_order_holds_and_every_sameness_does_where_all_are_alike(name: str, tmp_path: Path) -> None:
     level = 0.0 if name in SAME_RATES else 0.3

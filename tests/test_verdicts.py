@@ -98,6 +98,7 @@ def test_a_child_that_is_far_worse_fails_with_a_fraction_of_the_draws_of_a_test_
     assert expected <= most * fixed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", ["six contexts, one at the tolerance", "unequal questions, at the tolerance"])
 def test_the_simulation_says_what_the_audit_says(cell: str) -> None:
     parent, children, _ = CELLS[cell]
