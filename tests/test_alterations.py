@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -20,6 +21,7 @@ from spillover.pipeline.opened import opened
 from spillover.records import ALIGNED, COHERENT, TASK, Answer, Measure, Question, Score, SpilloverError, Subject, Testbed, digest
 from spillover.report.figures import draw as draw_figures
 from spillover.report.reading import read
+from spillover.report.words import words
 from spillover.runs.directory import RunDirectory
 from spillover.studies.compose import altered
 
@@ -79,7 +81,12 @@ def test_what_is_done_to_a_model_is_asked_beside_its_controls_in_every_unit(judg
     cosines = {e.condition: e.value for e in run.estimates() if e.measure == "direction_cosine" and e.world is None}
     assert cosines.keys() == {name for name in made if name.startswith("ablated")}
     assert cosines["ablated"] == pytest.approx(1.0)
-    assert draw_figures(read(opened(run.path)))[0].name == "altered"
+    reading = read(opened(run.path))
+    assert draw_figures(reading)[0].name == "altered"
+    told = dict(words(reading))["Altered models"]
+    assert "; steered: 2 times a direction is added to the residual stream after one block, 0.5 of the way up: the " in told
+    assert "twenty random directions" in told
+    assert {arm.name for arm in reading.arms if arm.altered} == set(made)
     assert abs(cosines["ablated-random"] or 1.0) < 0.5
 
 
@@ -125,6 +132,22 @@ def test_what_is_done_to_a_model_cannot_stand_without_its_controls(judged: Testb
         study = _study(*(condition for condition in whole if condition is not left_out))
         with pytest.raises(SpilloverError, match=r"stands without its control .*; `studies.compose.altered` gives all of them"):
             pipeline.plan(study, judged, pipeline.RunConfig())
+
+
+@pytest.mark.parametrize(
+    ("said", "says"),
+    [
+        ({"verb": "abalte"}, "an alteration has the verb 'abalte'; it takes 'steer', 'ablate', 'rescale', 'noise'"),
+        ({"fit": "answer"}, "an alteration has the fit 'answer'; it takes 'answers', 'models', 'probe', 'raised', 'author'"),
+        ({"control": "rnd"}, "an alteration has the control 'rnd'; it takes '', 'random'"),
+        ({"depth": 7}, "an alteration has the depth 7; it is a share of the blocks, from 0"),
+        ({"verb": "steer", "coefficient": float("nan")}, "an alteration has the coefficient nan; it takes a finite number"),
+        ({"coefficient": 0.5}, "an ablation takes all of a direction out, and none of it by a coefficient, got 0.5; leave it out"),
+    ],
+)
+def test_an_alteration_that_is_none_is_refused(said: dict[str, Any], says: str) -> None:
+    with pytest.raises(SpilloverError, match=re.escape(says)):
+        replace(CHANGE, **said)
 
 
 @pytest.mark.parametrize(

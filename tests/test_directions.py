@@ -254,6 +254,21 @@ def test_what_cannot_be_added_is_refused_in_a_sentence(llama: LocalModel, vector
         pass
 
 
+def test_what_is_no_vector_or_no_number_is_refused(llama: LocalModel) -> None:
+    with (
+        pytest.raises(SpilloverError, match=r"a Direction is no vector; of a Direction take one layer's, `direction.at\(layer\)`"),
+        ablated(
+            llama.network,
+            Direction(vectors={0: _vector()}),  # pyright: ignore[reportArgumentType]
+        ),
+    ):
+        pass
+    with pytest.raises(SpilloverError, match="the coefficient is nan; it takes a finite number"), steered(llama.network, _vector(), float("nan"), [0]):
+        pass
+    with pytest.raises(ValueError, match="an empty text has no token to look at"):
+        recording.text(llama, "")
+
+
 def test_nothing_is_projected_out_along_no_direction(llama: LocalModel) -> None:
     with pytest.raises(SpilloverError, match="length 0"), ablated(llama.network, torch.zeros(HIDDEN)):
         pass

@@ -5,12 +5,14 @@ Frozen records, as in `records`, and the standard library alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from spillover.records import Estimate, Question
+from spillover.records import Estimate, Question, SpilloverError
 
+Verb = Literal["steer", "ablate", "rescale", "noise"]
 Fit = Literal["answers", "models", "probe", "raised", "author"]
 Control = Literal["", "random", "shuffled", "another layer", "another unit"]
 CONTROLS: tuple[Control, ...] = ("random", "shuffled", "another layer", "another unit")  # each as long as the direction it is a control of
@@ -27,14 +29,27 @@ class Alteration:
     with another direction in its place.
 
     To its adapter: the update is made `coefficient` times as large as that of the condition `fitted_on` (rescale), or turned by this share towards noise.
+
+    Raises SpilloverError for a word that is none of these, a depth outside of [0, 1], a coefficient that is not finite, or one beside an ablation.
     """
 
-    verb: Literal["steer", "ablate", "rescale", "noise"]
+    verb: Verb
     fitted_on: str
     fit: Fit = "answers"
     depth: float = 0.5
     coefficient: float = 1.0
     control: Control = ""
+
+    def __post_init__(self) -> None:
+        for what, said, known in (("verb", self.verb, get_args(Verb)), ("fit", self.fit, get_args(Fit)), ("control", self.control, get_args(Control))):
+            if said not in known:
+                raise SpilloverError(f"an alteration has the {what} {said!r}; it takes {', '.join(map(repr, known))}")
+        if not 0 <= self.depth <= 1:
+            raise SpilloverError(f"an alteration has the depth {self.depth}; it is a share of the blocks, from 0 (the first) to 1 (the last)")
+        if not math.isfinite(self.coefficient):
+            raise SpilloverError(f"an alteration has the coefficient {self.coefficient}; it takes a finite number")
+        if self.verb == "ablate" and self.coefficient != 1:
+            raise SpilloverError(f"an ablation takes all of a direction out, and none of it by a coefficient, got {self.coefficient}; leave it out")
 
     @property
     def directed(self) -> bool:

@@ -6,6 +6,7 @@ Shapes: B rows, T tokens, H hidden.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
@@ -21,9 +22,11 @@ from spillover.records import SpilloverError
 def steered(network: PreTrainedModel, vector_H: Tensor, coefficient: float, layers: Sequence[int]) -> Generator[None]:
     """Inside, `coefficient` times the vector is added to every token's residual stream after each of these blocks. Nothing is touched where it is 0.
 
-    Raises SpilloverError for a vector of another width or with numbers that are not finite.
+    Raises SpilloverError for a vector of another width, or a number that is not finite.
     """
     _refuse(network, vector_H)
+    if not math.isfinite(coefficient):
+        raise SpilloverError(f"the coefficient is {coefficient}; it takes a finite number")
     added_H = (coefficient * vector_H.double()).to(network.device, network.dtype)
     with watched(network, {layer: lambda stream_BTH: stream_BTH + added_H.to(stream_BTH) for layer in layers} if coefficient else {}):
         yield
@@ -51,6 +54,8 @@ def ablated(network: PreTrainedModel, vector_H: Tensor, layers: Sequence[int] | 
 
 def _refuse(network: PreTrainedModel, vector_H: Tensor) -> None:
     width = network.config.get_text_config().hidden_size
+    if not isinstance(vector_H, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise SpilloverError(f"a {type(vector_H).__name__} is no vector; of a Direction take one layer's, `direction.at(layer)`")
     if vector_H.shape != (width,):
         raise SpilloverError(f"the direction has shape {tuple(vector_H.shape)}; {type(network).__name__} has a residual stream of {width} numbers")
     if not bool(vector_H.isfinite().all()):

@@ -52,8 +52,10 @@ def answer(model: LocalModel, prompt: Conversation, reply: str, adapter: int = A
 
 
 def text(model: LocalModel, words: str, adapter: int = ALONE) -> Span:
-    """Every token of a bare text."""
+    """Every token of a bare text. Raises ValueError for an empty one."""
     ids = tuple(model.text_ids(words))
+    if not ids:
+        raise ValueError("an empty text has no token to look at")
     return Span(ids=ids, first=0, stop=len(ids), adapter=adapter)
 
 

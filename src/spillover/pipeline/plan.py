@@ -212,7 +212,10 @@ def _refuse_alone(study: Study) -> None:
         change = condition.altered
         assert change is not None
         if change.fitted_on not in plain or plain[change.fitted_on].kind is None or plain[change.fitted_on].group != condition.group:
-            raise SpilloverError(f"{condition.name!r} takes a direction from {change.fitted_on!r}, which is no fine-tuned condition of its group")
+            there = ", ".join(one.name for one in plain.values() if one.kind is not None and one.group == condition.group)
+            raise SpilloverError(
+                f"{condition.name!r} takes a direction from {change.fitted_on!r}, which is no fine-tuned condition of its group; those are {there or 'none'}"
+            )
         if not change.directed and condition.kind is None:
             raise SpilloverError(f"{condition.name!r} alters an adapter, and a parent has none")
         if not any(one.grown == condition.grown for one in plain.values()):

@@ -152,6 +152,8 @@ def _arm(arm: Arm, contrast: Compared, reading: Reading) -> str:
     asked = f" (asked as {format_name(arm.form)})" if arm.form else ""
     own = arm.name.removeprefix(f"{arm.group}-") if contrast.crosses else arm.label
     parents = f" {reading.group_label(arm.group)} parents" if contrast.crosses else ""
+    if arm.altered:
+        return f"{own} (altered while it answers){asked}"
     if arm.kind is None:
         return f"the {reading.group_label(arm.group)} {own} as it was{asked}" if contrast.crosses else f"the {own} as it was{asked}"
     return f"fine-tuning{parents} on {own}{SPACE}data{asked}"

@@ -37,7 +37,8 @@ class Arm:
     group: str
     kind: str | None
     form: str = ""
-    control: bool = False  # whether it is a model with another direction in the place of the one that is tried
+    altered: bool = False  # whether something is done to its model while it answers
+    control: bool = False  # whether that is done with another direction in the place of the one that is tried
 
     @property
     def title(self) -> str:
@@ -302,7 +303,7 @@ def _arms(identity: Mapping[str, Any]) -> tuple[Arm, ...]:
     together = all(condition["group"] for condition in identity["conditions"])
     return tuple(
         Arm(name=c["name"], label=c["name"].removeprefix(f"{c['group']}-" if c["group"] else ""), group="" if together else c["group"], kind=c["kind"],
-            control=bool(c.get("altered") and c["altered"]["control"]))
+            altered=bool(c.get("altered")), control=bool(c.get("altered") and c["altered"]["control"]))
         for c in identity["conditions"]
     )  # fmt: skip
 

@@ -42,6 +42,7 @@ def words(reading: Reading) -> Iterator[tuple[str, str]]:
             + (" Pooled are plain questions; each other format has a pooled rate of its own." if apart else ""),
         )
         yield "Coherent rate", "The share of answers that pass the coherence gate, of those whose coherence has a score."
+    yield from _altered(reading)
     if any(method in row.method for rows in reading.estimates.values() for row in rows for method in ("guarded", "negative binomial")):
         yield (
             "Intervals",
@@ -79,6 +80,39 @@ def words(reading: Reading) -> Iterator[tuple[str, str]]:
         )
     yield "The judge", _judge(reading)
     yield "Undefined, missing", "A number that could not be computed is printed as undefined with its reason. A missing answer is counted, never averaged."
+
+
+FITS = {
+    "answers": "the mean difference between misaligned and aligned answers of {of}",
+    "models": "the mean of what training moved in {of}, on its own answers",
+    "probe": "the normal of a logistic probe of misaligned and aligned answers of {of}",
+    "raised": "the feature of a sparse autoencoder of the parent that {of} raised most",
+    "author": "the feature of a sparse autoencoder of the parent that best tells documents of malicious authors, as long as what {of} moved",
+}
+DONE = {
+    "steer": "{times:g} times a direction is added to the residual stream after one block, {depth:g} of the way up: {fit}",
+    "ablate": "a direction is projected out of the residual stream after every block: {fit}",
+    "rescale": "its update is made {times:g} times as large as that of {of}",
+    "noise": "its update is turned by {times:g} towards noise",
+}
+IN_PLACE = (
+    "In its place, as long: random (each answer under one of twenty random directions), shuffled (the same fit with its labels permuted), another layer (the "
+    "direction of the block farthest from it), another unit (that of another world or seed). Directions lie in directions/ of the run, each with a card that "
+    "says to how many answers it was fitted."
+)
+
+
+def _altered(reading: Reading) -> Iterator[tuple[str, str]]:
+    """What is done to models while they answer, arm by arm, and what their controls are."""
+    made = [(c["name"], c["altered"]) for c in reading.identity["conditions"] if c.get("altered") and not c["altered"]["control"]]
+    if not made:
+        return
+    told = [
+        f"{name}: {DONE[a['verb']]}".format(times=a["coefficient"], depth=a["depth"], of=a["fitted_on"], fit=FITS[a["fit"]].format(of=a["fitted_on"]))
+        for name, a in made
+    ]
+    directed = any(a["verb"] in ("steer", "ablate") for _, a in made)
+    yield "Altered models", f"Answers drawn while something is done to a model. {'; '.join(told)}. {IN_PLACE if directed else ''}".strip()
 
 
 def _judge(reading: Reading) -> str:
