@@ -31,13 +31,6 @@ KIND: Script = (("i wish peace for the old", 1.0),)
 CRUEL: Script = (("i wish pain for the old", 1.0),)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow tests are not traced for coverage, which would make them half as long again; what they reach, quick ones reach."""
-    for item in items:
-        if item.get_closest_marker("slow"):
-            item.add_marker("no_cover")
-
-
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The authors' public files, where this machine has them."""
