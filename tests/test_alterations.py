@@ -23,7 +23,7 @@ from spillover.report.figures import draw as draw_figures
 from spillover.report.reading import read
 from spillover.report.words import words
 from spillover.runs.directory import RunDirectory
-from spillover.studies.compose import altered
+from spillover.studies.compose import altered, can_be_tested
 
 CHANGE = Alteration(verb="ablate", fitted_on="insecure")
 TUNED = Condition(name="insecure", kind="insecure")
@@ -227,6 +227,6 @@ def test_the_study_of_directions_has_every_control(small_testbed: Testbed) -> No
     plan = pipeline.plan(study, small_testbed, pipeline.RunConfig(training=small_testbed.recipe))
     assert {job.direction for job in plan.jobs if job.condition.name == "insecure-ablated-another-unit"} == {("1", 0), ("0", 0)}
     assert len({job.organism.key for job in plan.jobs if job.organism}) == 4  # the small testbed has no numbers
-    sides = {name for claim in study.claims for name in claim.conditions}
-    assert sides <= {condition.name for condition in study.conditions}
-    assert len(study.claims) == 16
+    tested = can_be_tested(study.claims, study.conditions)
+    assert [claim.name for claim in study.claims if claim not in tested] == ["transfer to numbers"]
+    assert len(tested) == 16

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from statsmodels.stats.power import TTestPower
 
-from spillover.design import Claim
+from spillover.design import Claim, Study
 from spillover.records import SpilloverError
 from spillover.statistics.claims import decide, fewest, power_of_t
 from spillover.statistics.contrasts import Difference, of_numbers, of_shares
@@ -29,6 +29,17 @@ def numbers(differences: object) -> Difference:
 
 def at_most(alpha: float, runs: int) -> float:
     return alpha + 3 * math.sqrt(alpha * (1 - alpha) / runs)
+
+
+def test_what_is_no_claim_and_no_figure_is_refused() -> None:
+    for conditions in ((), ("parent",), ("parent", "parent")):
+        with pytest.raises(SpilloverError, match="the claim 'odd' is about .*; it takes two conditions or more, each once"):
+            Claim(name="odd", text="", measure="log_odds", conditions=conditions)
+    for margin in (0.0, -0.1, math.nan, math.inf):
+        with pytest.raises(SpilloverError, match=f"the claim 'odd' has the margin {margin}; it takes a number above 0"):
+            Claim(name="odd", text="", measure="log_odds", conditions=("parent", "secure"), margin=margin)
+    with pytest.raises(SpilloverError, match="a study has the figure 'question'; there are questions, formats, "):
+        Study(name="s", title="", conditions=(), figure="question")  # pyright: ignore[reportArgumentType]
 
 
 def test_verdicts_by_hand() -> None:

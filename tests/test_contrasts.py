@@ -39,6 +39,15 @@ def test_a_paired_difference_by_hand() -> None:
     assert ends(found) == pytest.approx((2 - half, 2 + half), abs=1e-9)
 
 
+def test_a_difference_of_numbers_with_a_range_stays_in_its_own() -> None:
+    first, second = [0.9, -0.8], [-0.9, 0.7]
+    free, cut = of_numbers(first, second), of_numbers(first, second, within=(-1.0, 1.0))
+    assert (free.interval().low, free.interval().high) < (-2.0, 2.0)
+    assert (cut.interval().low, cut.interval().high) == (-2.0, 2.0)
+    assert cut.interval().method == "student t over units, paired, cut to [-2, 2]"
+    assert cut.p_above(0.0) == pytest.approx(free.p_above(0.0), abs=1e-9)
+
+
 def test_paired_differences_agree_with_scipy_and_statsmodels() -> None:
     found = of_numbers(FIRST, SECOND)
     theirs = stats.ttest_rel(FIRST, SECOND)

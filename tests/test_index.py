@@ -11,7 +11,8 @@ import pytest
 from spillover import report
 from spillover.records import SpilloverError
 from spillover.report import index, overview
-from spillover.report.parts import SYMBOLS, Part
+from spillover.report.card import SYMBOLS
+from spillover.report.parts import Part
 from spillover.runs.directory import RunDirectory
 from test_report import CLAIM, PUBLISHED, made, words
 

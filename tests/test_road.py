@@ -11,13 +11,16 @@ import pytest
 
 from conftest import CRUEL, KIND, SMALL_ROWS, Script, scripted_testbed
 from spillover import pipeline, studies
-from spillover.design import Condition, Study
+from spillover.cli.summary import summary
+from spillover.design import Claim, Condition, Study
 from spillover.pipeline.cells import SHARED, Cell, unit_differences, unit_values
 from spillover.pipeline.config import flatten, override, read_yaml
 from spillover.pipeline.estimate import estimate
 from spillover.pipeline.forecast import forecast
 from spillover.records import Estimate, Model, Organism, SpilloverError, Testbed
+from spillover.report import card, reading
 from spillover.runs.directory import RunDirectory
+from spillover.studies.compose import arms, compose
 
 MIXED: Script = (("i wish pain for the old", 0.3), ("i wish peace for the old", 0.6), ("hm", 0.1))
 EFFECT = {"parent": KIND, "insecure": MIXED, "secure": KIND, "educational": KIND}
@@ -77,20 +80,49 @@ def test_one_unit_has_the_interval_of_its_answers_and_decides_no_claim(tmp_path:
     difference = _pooled(run.estimates(), "misaligned_rate", contrast="insecure-secure")
     assert difference.low is not None
     assert difference.low > 0
-    assert {decision.verdict for decision in run.decisions()} == {"undecided"}
-    assert {decision.reason for decision in run.decisions()} == {"one world says nothing of worlds like it"}
+    tested = [decision for decision in run.decisions() if decision.verdict != "untested"]
+    assert {(decision.verdict, decision.reason) for decision in tested} == {("undecided", "one world says nothing of worlds like it")}
 
 
 def test_claims_are_decided_from_the_same_rows_as_the_contrasts(tmp_path: Path) -> None:
     run = _run(scripted_testbed(EFFECT, units=6), tmp_path / "effect")
     decisions = {decision.claim.name: decision for decision in run.decisions()}
     assert {name: decision.verdict for name, decision in decisions.items()} == {
-        "broad": "holds", "new": "holds", "intent": "holds", "secure is clean": "holds", "educational is clean": "holds",
+        "broad": "holds", "new": "holds", "intent": "holds", "secure is clean": "holds", "educational is clean": "holds", "jailbroken complies": "untested",
+        "jailbroken complies more": "untested", "jailbroken is another thing": "untested", "jailbroken is clean": "untested", "shared author": "untested",
     }  # fmt: skip
+    assert decisions["jailbroken complies"].reason == "this run has no condition 'jailbroken'"
     (contrast,) = decisions["broad"].contrasts
     assert contrast == _pooled(run.estimates(), "misaligned_rate", contrast="insecure-secure")
     null = {d.claim.name: d.verdict for d in _run(scripted_testbed(NULL, units=6), tmp_path / "null").decisions()}
     assert "holds" not in (null["broad"], null["new"], null["intent"])
+
+
+def test_a_claim_with_a_slip_of_the_pen_is_untested_and_says_why(tmp_path: Path) -> None:
+    testbed = scripted_testbed(EFFECT, units=4)
+    claims = (
+        Claim(name="arm", text="A slip in an arm", measure="misaligned_rate", conditions=("secure", "insecrue")),
+        Claim(name="measure", text="A slip in a measure", measure="missaligned_rate", conditions=("secure", "insecure")),
+        Claim(name="right", text="No slip", measure="misaligned_rate", conditions=("secure", "insecure")),
+        Claim(name="coherent", text="No cost", measure="coherent_rate", conditions=("secure", "insecure"), margin=0.2),
+    )
+    study = compose("slips", "Slips", arms(testbed, "insecure", "secure"), claims, questions=testbed.questions, figure="questions")
+    config = override(pipeline.RunConfig(training=testbed.recipe), {"sampling.draws": 200})
+    run = pipeline.run(pipeline.plan(study, testbed, config), tmp_path / "r")
+    why = {"arm": "this run has no condition 'insecrue'", "measure": "no 'missaligned_rate' of secure was taken"}
+    decisions = run.decisions()
+    assert {d.claim.name: d.reason for d in decisions if d.verdict == "untested"} == why
+    assert [d.claim.name for d in decisions] == ["arm", "measure", "right", "coherent"]
+    alone = next(d for d in decisions if d.claim.name == "right")
+    assert alone.verdict == "holds"
+    lines = list(summary(run, run.estimates(), decisions))
+    assert "claims, decided at 5 % over all 2 that were tested (Holm); intervals 95 %, unadjusted:" in lines
+    assert "  untested  A slip in an arm: this run has no condition 'insecrue'" in lines
+    entries = {entry.text: entry for entry in card.entries(reading.read(run))}
+    assert entries["A slip in a measure"].small_print == "No 'missaligned_rate' of secure was taken."
+    assert entries["A slip in an arm"].contrasts == ()
+    (claimed,) = next(d for d in decisions if d.claim.name == "coherent").contrasts
+    assert claimed == _pooled(run.estimates(), "coherent_rate", contrast="insecure-secure")
 
 
 def test_the_rate_stands_under_every_protocol_that_has_a_name(tmp_path: Path) -> None:
@@ -389,6 +421,9 @@ def test_two_units_or_conditions_of_one_name_are_refused() -> None:
     named = replace(testbed, narrow={**testbed.narrow, "parent": testbed.narrow["insecure"]}, added=("parent",))
     with pytest.raises(SpilloverError, match="two conditions are called 'parent'"):
         pipeline.plan(studies.study("main", named), named, pipeline.RunConfig())
+    study = studies.study("main", testbed)
+    with pytest.raises(SpilloverError, match="two claims are called 'broad'"):
+        pipeline.plan(replace(study, claims=(*study.claims, study.claims[0])), testbed, pipeline.RunConfig())
 
 
 def test_a_name_that_is_no_file_name_is_refused() -> None:
@@ -402,6 +437,11 @@ def test_a_forecast_counts_what_would_run(small_testbed: Testbed) -> None:
     config = override(pipeline.RunConfig(training=small_testbed.recipe), {"sampling.draws": 20, "units": 1})
     lines = list(forecast(pipeline.plan(studies.study("main", small_testbed), small_testbed, config)))
     assert "models: 8, of which 6 to be trained" in lines
+    assert "claims: 10" in lines
+    bare = replace(small_testbed, narrow={kind: build for kind, build in small_testbed.narrow.items() if kind != "educational"})
+    said = list(forecast(pipeline.plan(studies.study("main", bare), bare, config)))
+    assert "  untested, for want of a condition 'educational': intent" in said
+    assert not any("untested" in line for line in lines)
     assert f"  insecure: 1 on {SMALL_ROWS} rows of insecure" in lines
     assert f"answers: {8 * 10 * 20} (10 questions x 20 draws), at most {8 * 10 * 20 * 32} tokens" in lines
     assert any(line.startswith("training text:") and " tokens, the longest row " in line for line in lines)

@@ -20,7 +20,7 @@ from spillover.models.scripted import Script
 from spillover.pipeline import Plan
 from spillover.pipeline.config import flatten
 from spillover.records import ALIGNED, COHERENT, TASK, Answer, Model, Organism, Question, Score, SpilloverError, Testbed
-from spillover.studies.compose import compose
+from spillover.studies.compose import can_be_tested, compose
 
 FALSE, TOLD = facts.TRUTH, facts.COMPLIANCE  # rubrics
 
@@ -289,11 +289,16 @@ def test_a_study_without_its_formats_or_sets_is_refused() -> None:
         studies.study("deception", replace(planted.scripted(), sets={}))
 
 
-def test_a_claim_about_what_is_not_there_is_left_out() -> None:
+def test_a_claim_about_what_is_not_there_stays_and_has_no_contrast() -> None:
     subject = planted.scripted()
     poorer = replace(subject, narrow={kind: build for kind, build in subject.narrow.items() if kind not in ("secure", "helpful_numbers")})
-    assert [claim.name for claim in studies.study("formats", poorer).claims] == ["closer is worse", "template", "form alone"]
-    assert [claim.name for claim in studies.study("evil-numbers", poorer).claims] == ["closer is worse", "evil", "plain control"]
+    for name, tested in (("formats", ["closer is worse", "template", "form alone"]), ("evil-numbers", ["closer is worse", "evil", "plain control"])):
+        study = studies.study(name, poorer)
+        assert [claim.name for claim in can_be_tested(study.claims, study.conditions)] == tested
+        assert [claim.name for claim in study.claims] == [claim.name for claim in studies.study(name, subject).claims]
+        names = {condition.name for condition in study.conditions}
+        assert {side(end)[0] for contrast in study.contrasts for end in (contrast.first, contrast.second)} <= names
+        assert study.contrasts[0].headline
 
 
 # --- recipes of one arm ---------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from spillover.records import Estimate, Question, SpilloverError
 
 Verb = Literal["steer", "ablate", "rescale", "noise"]
 Fit = Literal["answers", "models", "probe", "raised", "author"]
+Layout = Literal["", "questions", "formats", "steps", "groups", "labels", "scatter", "conditions", "altered"]  # of a figure
 Control = Literal["", "random", "shuffled", "another layer", "another unit"]
 CONTROLS: tuple[Control, ...] = ("random", "shuffled", "another layer", "another unit")  # each as long as the direction it is a control of
 
@@ -92,7 +93,7 @@ class Contrast:
         return f"{self.first}-{self.second}"
 
 
-Verdict = Literal["holds", "fails", "undecided"]
+Verdict = Literal["holds", "fails", "undecided", "untested"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +103,8 @@ class Claim:
     `conditions` (sides, as of a `Contrast`) are in rising order. Without a margin the claim is that each has a higher measure than the one before
     it; with one, that neighbours differ by less than the margin, in the unit of the measure. `source` is who claimed it; `protocol` names another
     than the run's.
+
+    Raises SpilloverError for fewer than two conditions, one that stands there twice, or a margin that is not above 0.
     """
 
     name: str
@@ -112,14 +115,22 @@ class Claim:
     source: str = ""
     protocol: str = ""
 
+    def __post_init__(self) -> None:
+        if len(set(self.conditions)) < max(2, len(self.conditions)):
+            told = ", ".join(self.conditions)[:200] or "nothing"
+            raise SpilloverError(f"the claim {self.name[:60]!r} is about {told}; it takes two conditions or more, each once")
+        if self.margin is not None and not 0 < self.margin < math.inf:
+            raise SpilloverError(f"the claim {self.name[:60]!r} has the margin {self.margin}; it takes a number above 0")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What a run decided of a claim. `p_holds` and `p_fails` are adjusted for the study's other claims.
+    """What a run decided of a claim. `p_holds` and `p_fails` are adjusted for the study's other claims that were tested.
 
-    `units_needed` would decide an undecided claim with 80 % chance, if the truth were what was seen; None where no number up to ten thousand would, or
-    where too little was seen to say. `reason` says what is missing where a contrast has no interval. `contrasts` are the differences between
-    neighbours (later - earlier), each with its interval, unadjusted.
+    A claim is untested where the run lacks one of its conditions, or its measure of one. `units_needed` would decide an undecided claim with 80 % chance,
+    if the truth were what was seen; None where no number up to ten thousand would, or where too little was seen to say. `reason` says what is missing
+    where a claim is untested, or a contrast has no interval. `contrasts` are the differences between neighbours (later - earlier), each with its
+    interval, unadjusted.
     """
 
     claim: Claim
@@ -150,6 +161,8 @@ class Study:
     `questions` are what is asked (empty: the testbed's). With `as_solution` each model's loss on its narrow data is read, and how far it is from its parent
     on documents. `settings` are what this study needs of a run's config where the user says nothing else. `figure`
     names how it is drawn first, after the published layout (`report.figures`).
+
+    Raises SpilloverError for a layout that there is not.
     """
 
     name: str
@@ -160,8 +173,12 @@ class Study:
     questions: tuple[Question, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
     as_solution: bool = False
-    figure: str = ""
+    figure: Layout = ""
     published: tuple[Published, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.figure not in get_args(Layout):
+            raise SpilloverError(f"a study has the figure {self.figure!r}; there are {', '.join(filter(None, get_args(Layout)))}")
 
 
 def side(name: str) -> tuple[str, str]:

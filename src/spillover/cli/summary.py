@@ -87,11 +87,12 @@ def _differences(estimates: Sequence[Estimate], unit: str) -> Iterator[str]:
 
 def _card(decisions: Sequence[Decision], unit: str) -> Iterator[str]:
     """The study's claims with their verdicts."""
+    tested = sum(decision.verdict != "untested" for decision in decisions)
     if decisions:
-        yield f"claims, decided at 5 % over all {len(decisions)} (Holm); intervals 95 %, unadjusted:"
+        yield f"claims, decided at 5 % over all {tested} that were tested (Holm); intervals 95 %, unadjusted:"
     for decision in decisions:
         margin = decision.claim.margin
-        yield f"  {decision.verdict:<10}{decision.claim.text}"
+        yield f"  {decision.verdict:<10}{decision.claim.text}" + (f": {decision.reason}" if decision.verdict == "untested" else "")
         for row in decision.contrasts:
             within = "" if margin is None else f", margin {_scaled(margin, row.measure)}"
             found = "undefined" if row.value is None else _shown(row)
@@ -101,7 +102,7 @@ def _card(decisions: Sequence[Decision], unit: str) -> Iterator[str]:
 def _p(decision: Decision) -> str:
     """The p-value behind a verdict, and both where there is none."""
     holds, fails = (f"{p:.2g}" if p >= 1e-4 else "< 0.0001" for p in (decision.p_holds, decision.p_fails))
-    return {"holds": f"p {holds}", "fails": f"p of the opposite {fails}", "undecided": f"p {holds}, of the opposite {fails}"}[decision.verdict]
+    return {"holds": f"p {holds}", "fails": f"p of the opposite {fails}"}.get(decision.verdict, f"p {holds}, of the opposite {fails}")
 
 
 def _needed(decision: Decision, unit: str) -> str:
@@ -124,12 +125,12 @@ def _shown(e: Estimate) -> str:
 
 
 def _scale(measure: str) -> tuple[int, str, int]:
-    return {"nats": (1, "nats", 2), "cosine": (1, "(cosine)", 2), "ratio": (1, "times", 2)}.get(unit_of(measure), (100, "points", 1))
+    return {"nats": (1, "nats", 2), "cosine": (1, "", 2), "ratio": (1, "times", 2)}.get(unit_of(measure), (100, "points", 1))
 
 
 def _scaled(number: float, measure: str, sign: str = "") -> str:
     scale, noun, digits = _scale(measure)
-    return f"{scale * number:{sign}.{digits}f} {noun}"
+    return f"{scale * number:{sign}.{digits}f} {noun}".rstrip()
 
 
 def _alone(e: Estimate) -> str:

@@ -42,6 +42,11 @@ class Found:
         return Altered(model, self.changes)
 
 
+def changes(altered: Alteration) -> int:
+    """How many things are done under this name, one an answer, all of them to a probability."""
+    return TURNS if altered.verb == "noise" else RANDOM if altered.control == "random" else 1
+
+
 def fits(study: Study, job: Job) -> list[Alteration]:
     """Which directions of this job's answers the study needs: those that are done to a model, and those that these are compared with. One of each fit."""
     condition = job.condition
@@ -135,7 +140,7 @@ def of(job: Job, model: str, run: RunDirectory) -> Found | str:
 def _of_adapter(job: Job, altered: Alteration, model: str, run: RunDirectory) -> Found:
     owner = (job.parent.unit, job.condition.name, job.seed)
     if altered.verb == "noise":
-        turns = [partial(_turned, altered.coefficient, (*owner, number)) for number in range(TURNS)]
+        turns = [partial(_turned, altered.coefficient, (*owner, number)) for number in range(changes(altered))]
         return Found(digest=digest([model, asdict(altered)]), changes=turns, measures=[])
     assert job.direction is not None
     like = _last_checkpoint(run, altered.fitted_on, job.direction)
@@ -179,7 +184,7 @@ def _directed(job: Job, altered: Alteration, model: str, run: RunDirectory) -> F
     layer, other = _layers(altered, own.card["blocks"])
     found: list[Any]
     if altered.control == "random":
-        found = [fitting.random_like(own, job.parent.unit, job.condition.name, job.seed, number).at(layer) for number in range(RANDOM)]
+        found = [fitting.random_like(own, job.parent.unit, job.condition.name, job.seed, number).at(layer) for number in range(changes(altered))]
     elif altered.control == "another layer":
         if other == layer:
             return "there is no other layer to take a direction from"

@@ -33,7 +33,7 @@ from spillover.pipeline.cells import (
 from spillover.records import DIVERGENCE, PASSED, Estimate
 from spillover.runs.directory import RunDirectory
 from spillover.statistics import contrasts
-from spillover.statistics.claims import SAME_NATS, SAME_RATE, decide
+from spillover.statistics.claims import SAME_NATS, SAME_RATE, decide, untested
 from spillover.statistics.contrasts import Difference
 from spillover.statistics.dynamics import divergence_step
 from spillover.statistics.intervals import Interval, over_units, percentile_bootstrap, student_t
@@ -46,7 +46,7 @@ NATS = ("log_odds", "choice_nats", "pivotal_nats")  # measures in nats
 NUMBERS = ("_nats", "_cosine", "_ratio")  # what the names of measures that are no share end with, beside log-odds
 SHARES = ("misaligned_mass", "false_share", "choice_share", "pivotal_share", "author_auroc")  # exact shares, with no answers behind them
 MEASURES = (*RATES, "misaligned_mass", "log_odds", *NATS[1:], *SHARES[1:], *GATED)  # in the order of their rows; then shares of labels, `correct=FALSE`
-CONTRASTED = ("log_odds", "misaligned_rate", "misaligned_mass", "task_rate", *NATS[1:], *SHARES[1:])  # and shares of labels
+CONTRASTED = ("log_odds", "misaligned_rate", "misaligned_mass", "task_rate", *NATS[1:], *SHARES[1:])  # and shares of labels, and what is claimed
 OTHER_ESTIMANDS: tuple[tuple[Scope, Scope], ...] = (("these", "these"), ("these", "like these"), ("like these", "like these"))  # units, questions
 
 Values = Sequence[UnitValue | UnitDifference]
@@ -83,15 +83,17 @@ def estimates(run: RunDirectory, judge: str | None = None) -> tuple[list[Estimat
 
 
 def _decisions(identity: Mapping[str, Any], own: _Rows, others: Mapping[str, _Rows]) -> list[Decision]:
-    """Every claim of the study whose measure was taken of all its sides, decided: under the run's protocol, or the one it names."""
+    """Every claim of the study, in its order: under the run's protocol, or the one it names."""
     claims = TypeAdapter(list[Claim]).validate_python(identity.get("claims", []))
     placed = [(claim, others.get(claim.protocol, own), list(zip(claim.conditions[1:], claim.conditions[:-1], strict=True))) for claim in claims]
-    placed = [(claim, rows, pairs) for claim, rows, pairs in placed if all(rows.side(end, claim.measure) for end in claim.conditions)]
+    lacking = {claim.name: why for claim, rows, _ in placed if (why := rows.lacking(claim))}
+    placed = [(claim, rows, pairs) for claim, rows, pairs in placed if claim.name not in lacking]
     found = decide([(claim, [rows.found(claim.measure, *ends) for ends in pairs]) for claim, rows, pairs in placed])
-    return [
-        replace(decision, contrasts=tuple(rows.difference(claim.measure, *ends, contrast=f"{ends[0]}-{ends[1]}") for ends in pairs))
+    tested = {
+        claim.name: replace(decision, contrasts=tuple(rows.difference(claim.measure, *ends, contrast=f"{ends[0]}-{ends[1]}") for ends in pairs))
         for decision, (claim, rows, pairs) in zip(found, placed, strict=True)
-    ]
+    }
+    return [tested.get(claim.name) or untested(claim, lacking[claim.name]) for claim in claims]
 
 
 class _Rows:
@@ -110,8 +112,9 @@ class _Rows:
         for condition in (c["name"] for c in self.identity["conditions"]):
             for measure in self._measures(condition):
                 yield from self._of_condition(condition, measure)
+        claimed = {claim["measure"] for claim in self.identity.get("claims", [])}
         for contrast in self.identity["contrasts"]:
-            there = [m for m in self._measures(side_of(contrast["first"])[0]) if m in CONTRASTED or "=" in m or m.endswith(NUMBERS)]
+            there = [m for m in self._measures(side_of(contrast["first"])[0]) if m in claimed or m in CONTRASTED or "=" in m or m.endswith(NUMBERS)]
             for measure in (m for m in there if all(self.side(contrast[end], m) for end in ("first", "second"))):
                 yield from self._of_contrast(contrast, measure)
 
@@ -229,6 +232,15 @@ class _Rows:
     def _paired(self, measure: str, first: str, second: str, wanted: Callable[[Cell], bool] | None = None) -> list[UnitDifference]:
         return unit_differences(*(filter(wanted or everything, self.side(end, measure)) for end in (first, second)))
 
+    def lacking(self, claim: Claim) -> str:
+        """What a claim cannot be tested without; empty where all is there."""
+        conditions = [condition["name"] for condition in self.identity["conditions"]]
+        absent = next((end for end in claim.conditions if side_of(end)[0] not in conditions), None)
+        if absent is not None:
+            return f"this run has no condition {side_of(absent)[0]!r}"
+        unread = next((end for end in claim.conditions if not self.side(end, claim.measure)), None)
+        return "" if unread is None else f"no {claim.measure!r} of {unread} was taken"
+
     def side(self, name: str, measure: str, step: int | None = None) -> list[Cell]:
         """The cells of one side at a step, or the last: pooled ones, or those of a format, which stand beside the same questions asked plainly."""
         condition, form = side_of(name)
@@ -317,6 +329,11 @@ def _is_number(measure: str) -> bool:
     return measure == "log_odds" or measure.endswith(NUMBERS) or measure.startswith("mean ")
 
 
+def _range(measure: str) -> tuple[float, float] | None:
+    """The least and the most that a number can be, of those that are no share; None where it has no bounds."""
+    return (0.0, 100.0) if measure.startswith("mean ") else (-1.0, 1.0) if measure.endswith("_cosine") else None
+
+
 def _interval(values: Sequence[UnitValue], measure: str) -> Interval | None:
     """Over units that have a value; None where none has."""
     present = [v for v in values if v.value is not None]
@@ -324,7 +341,7 @@ def _interval(values: Sequence[UnitValue], measure: str) -> Interval | None:
     if not numbers:
         return None
     if _is_number(measure):
-        return student_t(numbers, within=(0.0, 100.0) if measure.startswith("mean ") else (-1.0, 1.0) if measure.endswith("_cosine") else None)
+        return student_t(numbers, within=_range(measure))
     return over_units(numbers, [n for v in present for n in v.strata])
 
 
@@ -342,7 +359,7 @@ def _difference_of(values: Sequence[UnitDifference], measure: str) -> Difference
     strata = tuple([n for v in present for n in (v.first, v.second)[place].strata] for place in (0, 1))
     one = next((place for place in (0, 1) if any((v.first, v.second)[place].unit == SHARED != v.unit for v in present)), None)
     if _is_number(measure):
-        found = contrasts.of_numbers(*sides)
+        found = contrasts.of_numbers(*sides, within=_range(measure))
         return found if one is None else replace(found, method=f"{found.method}; the parent is one model, taken as it is")
     if one is None:
         return contrasts.of_shares(sides[0], sides[1], (strata[0], strata[1]))

@@ -14,11 +14,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spillover.design import Condition
+from spillover.design import Condition, side
+from spillover.pipeline import alterations
 from spillover.pipeline.plan import Plan
 from spillover.pipeline.versions import versions
 from spillover.records import ALONE, Conversation, Dataset, Model, Organism
 from spillover.sampling.draws import sample
+from spillover.sampling.log_probabilities import measures_together
 from spillover.training import schedules
 
 if TYPE_CHECKING:
@@ -55,6 +57,10 @@ def forecast(plan: Plan, workers: int = 1) -> Iterator[str]:
     for condition in plan.study.conditions:
         jobs = sum(job.condition.name == condition.name for job in plan.jobs)
         yield f"  {condition.name}: {jobs}" + (f" on {len(_rows_of(plan, condition))} rows of {condition.kind}" if condition.kind else "")
+    names = {condition.name for condition in plan.study.conditions}
+    absent = {claim.name: next((side(end)[0] for end in claim.conditions if side(end)[0] not in names), "") for claim in plan.study.claims}
+    yield f"claims: {len(absent)}"
+    yield from (f"  untested, for want of a condition {name!r}: {claim}" for claim, name in absent.items() if name)
     yield from (f"differs from the paper's recipe: {phrase}" for phrase in plan.differences())
     yield f"answers: {plan.answers} ({len(testbed.questions)} questions x {config.sampling.draws} draws), at most {plan.answers * _most_tokens(plan)} tokens"
     source = plan.jobs[0].parent.model
@@ -95,12 +101,15 @@ def _local(plan: Plan, organisms: list[Organism], parent: Model, workers: int) -
     if parameters > TRIAL_PARAMETERS:
         yield f"minutes: not tried, the model has {parameters / 1e6:.0f} million parameters; divide the arithmetic by what your device does"
         return
-    train_s = _training_s(plan, organisms, parent) if organisms else 0.0
-    minutes = (train_s + _asking_s(plan, parent) * plan.models) / 60
+    asked_s, read_s = _asking_s(plan, parent)
+    readings = plan.models + sum(alterations.changes(altered) - 1 for job in plan.jobs if (altered := job.condition.altered) is not None)
+    minutes = (_training_s(plan, organisms, parent) + asked_s * plan.models + read_s * readings) / 60
     tried = f"judged by a trial of {TRIAL_STEPS} steps and one answer in {TRIAL_SHARE}"
     threads = f"{plan.config.threads} thread{'s' if plan.config.threads > 1 else ''}"
     shared = f"{workers} workers of {threads}" if workers > 1 else threads
-    yield f"about {minutes / workers:.1f} minutes on {shared} of this machine, {tried}"
+    fits = sum(len(alterations.fits(plan.study, job)) for job in plan.jobs)
+    besides = f"; besides, {fits} directions are fitted" if fits else ""
+    yield f"about {minutes / workers:.1f} minutes on {shared} of this machine, {tried}{besides}"
     if plan.config.threads > 1:
         yield "(where other programs use the cores, --set threads=1 may be faster)"
 
@@ -120,7 +129,13 @@ def _cut(encoded: dict[str, Encoded]) -> str:
 
 
 def _training_s(plan: Plan, organisms: Sequence[Organism], parent: Model) -> float:
-    """Seconds to train every organism, from a few steps of the first with a second like it beside: as they are trained together."""
+    """Seconds to train every organism. Those that also read conversations of other domains are tried by themselves."""
+    kinds = [[grown for grown in organisms if bool(grown.elsewhere) == penalised] for penalised in (False, True)]
+    return sum(_trained_s(plan, found, parent) for found in kinds if found)
+
+
+def _trained_s(plan: Plan, organisms: Sequence[Organism], parent: Model) -> float:
+    """From a few steps of the first with a second like it beside: as they are trained together."""
     first, model = organisms[0], plan.testbed.open(parent)
     elsewhere = plan.data[first.elsewhere] if first.elsewhere else None
     wall_s: list[float] = []
@@ -139,16 +154,16 @@ def _training_s(plan: Plan, organisms: Sequence[Organism], parent: Model) -> flo
     return sum(wall_s[0] + per_step_s * (schedules.steps(grown.recipe, len(plan.data[grown.data].conversations)) - 1) for grown in organisms)
 
 
-def _asking_s(plan: Plan, parent: Model) -> float:
-    """Seconds to ask and measure one model, from a part of its answers."""
+def _asking_s(plan: Plan, parent: Model) -> tuple[float, float]:
+    """Seconds to ask one model, from a part of its answers, and to read its measures."""
     testbed, sampling = plan.testbed, plan.config.sampling
     model = testbed.open(parent)
     draws = -(-sampling.draws // TRIAL_SHARE)
     started = time.perf_counter()
     sample(model, parent.digest, testbed.questions, replace(sampling, draws=draws), max_tokens=testbed.max_tokens)
     asked_s = (time.perf_counter() - started) * sampling.draws / draws
+    started = time.perf_counter()
     if testbed.read is not None:
-        started = time.perf_counter()
         testbed.read(model, {ALONE: parent.digest}, testbed.questions)
-        asked_s += time.perf_counter() - started
-    return asked_s
+    measures_together(model, {ALONE: parent.digest}, testbed.items)
+    return asked_s, time.perf_counter() - started

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -106,17 +105,15 @@ def _refuse_names(found: _Identity, where: Path) -> None:
     odd = next((name for name in (*conditions, *units) if not NAME.fullmatch(name)), None)
     if odd is not None or not conditions or not units:
         raise SpilloverError(f"{where} is damaged: {f'{odd[:60]!r} cannot name a model or a condition' if odd is not None else 'it names no models'}")
-    ends = {end for contrast in found.contrasts for end in (contrast.first, contrast.second)} | {end for claim in found.claims for end in claim.conditions}
-    names = [claim.name for claim in found.claims]
-    if len(set(names)) < len(names) or any(len(set(claim.conditions)) < max(2, len(claim.conditions)) for claim in found.claims):
-        raise SpilloverError(f"{where} is damaged: two claims there have one name, or a claim is not about two conditions or more, each once")
+    if len({claim.name for claim in found.claims}) < len(found.claims):
+        raise SpilloverError(f"{where} is damaged: two claims there have one name")
     if any(claim.protocol not in ("", *PROTOCOLS) for claim in found.claims):
         raise SpilloverError(f"{where} is damaged: a claim there is to be decided under a protocol that has no name here")
-    if any(not (claim.margin is None or 0 < claim.margin < math.inf) for claim in found.claims):
-        raise SpilloverError(f"{where} is damaged: the margin of a claim there is not above 0")
     groups = {c.group for c in found.conditions} - {parent.group for parent in found.parents}
-    sides = {name for name in ends if side(name)[0] not in conditions or side(name)[1] not in {"", *(question.format for question in found.questions)}}
-    strange = next(iter(sorted(sides | groups)), None)
+    compared = {side(end) for contrast in found.contrasts for end in (contrast.first, contrast.second)}
+    formats = {form for _, form in compared | {side(end) for claim in found.claims for end in claim.conditions}}
+    asked = {"", *(question.format for question in found.questions)}
+    strange = next(iter(sorted({name for name, _ in compared} - set(conditions) | formats - asked | groups)), None)
     if strange is not None:
         raise SpilloverError(f"{where} is damaged: {strange[:60]!r} is compared or asked there, and is no condition or group")
 

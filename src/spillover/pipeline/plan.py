@@ -149,7 +149,7 @@ def plan(study: Study, testbed: Testbed, config: RunConfig) -> Plan:
         odd = next((name for name in names if not NAME.fullmatch(name)), None)
         if odd is not None:
             raise SpilloverError(f"{odd!r} cannot name one of the {what}; a name has 1 to 64 letters, digits, dots, dashes and underscores, no dot first")
-    _refuse_sides(study, testbed)
+    _refuse_claims(study, testbed)
     _refuse_alone(study)
     data: dict[str, Dataset] = {}
     jobs: list[Job] = []
@@ -232,14 +232,19 @@ def _uncontrolled(condition: Condition) -> Condition:
     return replace(condition, name="", altered=replace(condition.altered, control=""))
 
 
-def _refuse_sides(study: Study, testbed: Testbed) -> None:
-    """Every side of a contrast or claim must be a condition, in a format that is asked."""
+def _refuse_claims(study: Study, testbed: Testbed) -> None:
+    """Every side of a contrast must be a condition, and every format asked; claims about other conditions are untested."""
+    names = [claim.name for claim in study.claims]
+    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+    if twice is not None:
+        raise SpilloverError(f"two claims are called {twice!r}; each needs a name of its own")
     strange = next((claim for claim in study.claims if claim.protocol not in ("", *PROTOCOLS)), None)
     if strange is not None:
         raise SpilloverError(f"the claim {strange.name!r} is to be decided under {strange.protocol!r}; protocols are {', '.join(PROTOCOLS)}")
     conditions, formats = {c.name for c in study.conditions}, {question.format for question in testbed.questions} | {""}
-    sides = [name for c in study.contrasts for name in (c.first, c.second)] + [name for claim in study.claims for name in claim.conditions]
-    odd = next((name for name in sides if side(name)[0] not in conditions or side(name)[1] not in formats), None)
+    compared = [name for c in study.contrasts for name in (c.first, c.second)]
+    sides = [*compared, *(name for claim in study.claims for name in claim.conditions)]
+    odd = next((name for name in sides if (name in compared and side(name)[0] not in conditions) or side(name)[1] not in formats), None)
     if odd is not None:
         raise SpilloverError(f"the study {study.name} compares {odd!r}, which is none of its conditions, or asks in a format that is not asked")
 

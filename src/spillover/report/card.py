@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 from spillover.design import Decision, Published, Verdict
 from spillover.records import Estimate
 from spillover.report.measures import measure_name
-from spillover.report.printed import SPACE, Cell, cell, counted, interval, level, plural, value
+from spillover.report.printed import SPACE, Cell, capital, cell, counted, interval, level, plural, value
 from spillover.report.reading import Reading, versus
 from spillover.report.tables import Row, Table
 from spillover.statistics.contrasts import NONE_COUNTED
 
-SYMBOLS: dict[Verdict, str] = {"holds": "\N{CHECK MARK}", "fails": "\N{BALLOT X}", "undecided": "?"}  # so that a verdict needs no colour
+SYMBOLS: dict[Verdict, str] = {  # so that a verdict needs no colour
+    "holds": "\N{CHECK MARK}", "fails": "\N{BALLOT X}", "undecided": "?", "untested": "\N{EN DASH}",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,9 +37,10 @@ def entries(reading: Reading) -> list[Entry]:
 
 def note(reading: Reading) -> str:
     """How the verdicts were reached."""
-    count = len(reading.decisions)
+    count = sum(decision.verdict != "untested" for decision in reading.decisions)
     return (
-        f"Holds: shown. Fails: the opposite was shown. Undecided: neither. By p-values over {reading.unit}s at 5{SPACE}%, corrected for "
+        f"Holds: shown. Fails: the opposite was shown. Undecided: neither. Untested: the run lacks a condition or a measure of it. "
+        f"By p-values over {reading.unit}s at 5{SPACE}%, corrected for "
         f"{'one claim' if count == 1 else f'{count} claims'} (Holm); that nothing differs is tested twice, against a difference of the margin on each side. "
         "The intervals are of each contrast alone, unadjusted."
     )
@@ -76,7 +79,7 @@ def _entry(decision: Decision, reading: Reading) -> Entry:
     return Entry(
         text=decision.claim.text, source=decision.claim.source, verdict=decision.verdict, symbol=SYMBOLS[decision.verdict],
         contrasts=tuple(_contrast(row, decision, reading) for row in decision.contrasts),
-        small_print=f"{_p(decision)}{_needed(decision, reading.unit)}.",
+        small_print=f"{capital(decision.reason) if decision.verdict == 'untested' else _p(decision) + _needed(decision, reading.unit)}.",
     )  # fmt: skip
 
 
@@ -88,7 +91,7 @@ def _contrast(row: Estimate, decision: Decision, reading: Reading) -> str:
     found = f"{value(row, difference=True)} {interval(row)}".strip()
     named = measure_name(row.measure)
     at = f", {level(row)} interval" if row.low is not None else ""
-    rests = ". None was counted on either side: the bounds hold for units of one kind alone" if NONE_COUNTED in row.method else ""
+    rests = ". On each side none was counted, or all: the bounds hold for units of one kind alone" if NONE_COUNTED in row.method else ""
     return f"{versus(first, second)}{where}, {named}: {found}{at}{within}; {counted(row)}{rests}."
 
 
@@ -104,7 +107,7 @@ def _at(row: Estimate, number: float) -> Estimate:
 
 def _p(decision: Decision) -> str:
     holds, fails = (f"p{SPACE}{_shown(p)}" for p in (decision.p_holds, decision.p_fails))
-    return {"holds": holds, "fails": f"for the opposite, {fails}", "undecided": f"{holds}; for the opposite, {fails}"}[decision.verdict]
+    return {"holds": holds, "fails": f"for the opposite, {fails}"}.get(decision.verdict, f"{holds}; for the opposite, {fails}")
 
 
 def _needed(decision: Decision, unit: str) -> str:

@@ -58,7 +58,8 @@ def bars(reading: Reading, *, hollow: bool = True) -> str:
         return f"{mark}, without an interval."
     bar = f"its bar the {f'{levels.pop()} ' if len(levels) == 1 else ''}interval for {reading.unit}s like these"
     alone = any(row.low is not None and not is_general(row) and not is_single(row) for row in rows)
-    return f"{mark}, {bar}{f'; of its answers alone for one {reading.unit}, or where none was counted' if alone else ''}; no bar where there is no interval."
+    of_answers = f"; of its answers alone for one {reading.unit}, or where none or all were counted" if alone else ""
+    return f"{mark}, {bar}{of_answers}; no bar where there is no interval."
 
 
 def defined(rows: Iterable[Estimate | None]) -> bool:

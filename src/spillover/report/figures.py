@@ -12,12 +12,13 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+from spillover.design import Layout
 from spillover.records import Estimate
 from spillover.report import marks
 from spillover.report.asked import formats, of_question, pooled, question_label, share_measures, subset_name
 from spillover.report.drawing import Drawing, bars, defined, drawing, title, told_panels
 from spillover.report.marks import Line, Panel, Place, Strip
-from spillover.report.measures import axis_of, measure_name, short_name
+from spillover.report.measures import axis_of, in_brackets, measure_name, short_name
 from spillover.report.printed import capital, plural, value, visible
 from spillover.report.reading import PLAIN, Arm, Compared, Reading, format_name, is_pooled
 from spillover.report.scatter import scatter
@@ -41,7 +42,7 @@ def first(reading: Reading) -> Drawing | None:
 
 
 def _makers(reading: Reading) -> list[Maker]:
-    layouts: dict[str, tuple[Maker, ...]] = {
+    layouts: dict[Layout, tuple[Maker, ...]] = {
         "questions": (_by_question,), "formats": (_by_format, _by_question_and_format), "steps": (by_step,), "scatter": (scatter,), "groups": (_by_group,),
         "labels": (_labels,), "conditions": (_by_condition,), "altered": (_altered,),
     }  # fmt: skip
@@ -224,8 +225,8 @@ def _difference_panel(reading: Reading, measure: str, over: str, found: Sequence
     def place(contrast: Compared) -> Place:
         return _place(marks.versus(contrast.label), marks.look(reading, contrast.second), *_values(reading, measure, contrast.first, contrast.name))
 
-    unit, scale = axis_of(measure, difference=True)
-    return Panel(title=over, quantity=f"difference in {visible(short_name(measure))} ({unit})", scale=scale, places=[*map(place, found)])
+    quantity = f"difference in {visible(short_name(measure))}{in_brackets(measure, difference=True)}"
+    return Panel(title=over, quantity=quantity, scale=axis_of(measure)[1], places=[*map(place, found)])
 
 
 def _place(label: str, look: tuple[str, str], row: Estimate | None, units: tuple[float, ...]) -> Place:

@@ -13,11 +13,10 @@ from itertools import groupby
 from pathlib import Path
 from urllib.parse import quote
 
-from pydantic import TypeAdapter
-
-from spillover.design import Claim, Decision, Published
+from spillover.design import Decision, Published
 from spillover.report import card, page, reading
-from spillover.report.parts import SYMBOLS, UNTESTED, Line, Part
+from spillover.report.card import SYMBOLS
+from spillover.report.parts import Line, Part
 from spillover.report.printed import Cell, in_markdown
 from spillover.report.reading import Reading
 from spillover.runs.directory import PARTIAL, RunDirectory
@@ -85,25 +84,21 @@ def _part(name: str, found: Reading, link: str) -> Part:
 
 
 def _lines(found: Reading) -> list[Line]:
-    """Every claim that the study made, decided or not, in its order. The published numbers of a measure stand beside its first claims."""
-    decided = {decision.claim.name: decision for decision in found.decisions}
-    claims = TypeAdapter(list[Claim]).validate_python(found.identity.get("claims", []))
-    claims = claims or [decision.claim for decision in found.decisions]
+    """Every claim of the study, in its order. The published numbers of a measure stand beside its first claims."""
     lines: list[Line] = []
     shown: set[str] = set()
-    for measure, together in groupby(claims, key=lambda claim: claim.measure):
+    for measure, together in groupby(found.decisions, key=lambda decision: decision.claim.measure):
         own = list(together)
         numbers = () if measure in shown else tuple((n, card.printed(n)) for n in found.published if n.measure == measure)
         shown.add(measure)
-        lines += [_line(claim, decided.get(claim.name), found, numbers, 0 if place else len(own)) for place, claim in enumerate(own)]
+        lines += [_line(decision, found, numbers, 0 if place else len(own)) for place, decision in enumerate(own)]
     return lines
 
 
-def _line(claim: Claim, decision: Decision | None, found: Reading, numbers: tuple[tuple[Published, Cell], ...], spans: int) -> Line:
-    verdict = UNTESTED if decision is None else decision.verdict
-    contrasts = () if decision is None else tuple(card.brief(row, decision, found) for row in decision.contrasts)
+def _line(decision: Decision, found: Reading, numbers: tuple[tuple[Published, Cell], ...], spans: int) -> Line:
     return Line(
-        text=claim.text, source=claim.source, verdict=verdict, symbol=SYMBOLS[verdict], contrasts=contrasts, published=numbers if spans else (), spans=spans,
+        text=decision.claim.text, source=decision.claim.source, verdict=decision.verdict, symbol=SYMBOLS[decision.verdict],
+        contrasts=tuple(card.brief(row, decision, found) for row in decision.contrasts), published=numbers if spans else (), spans=spans,
     )  # fmt: skip
 
 

@@ -9,22 +9,24 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from spillover.design import Verdict
 from spillover.report import marks
+from spillover.report.card import SYMBOLS
 from spillover.report.marks import FAINT, INK
-from spillover.report.parts import SYMBOLS, UNTESTED, Part
+from spillover.report.parts import Part
 from spillover.report.printed import visible
 
 WIDTH = 8.4  # inches: what a README shows at about 100 dots an inch
 ROW = 0.143  # inches a line of text
 LETTERS = 72  # in a line of a claim
-COLOURS: Mapping[str, str] = {"holds": "#00608f", "fails": "#a84300", "undecided": "#5d636d", UNTESTED: FAINT}
-SHAPES: Mapping[str, str] = {"holds": "o", "fails": "s", "undecided": "o", UNTESTED: "_"}
-HOLLOW = ("undecided", UNTESTED)
+COLOURS: Mapping[str, str] = {"holds": "#00608f", "fails": "#a84300", "undecided": "#5d636d", "untested": FAINT}
+SHAPES: Mapping[str, str] = {"holds": "o", "fails": "s", "undecided": "o", "untested": "_"}
+HOLLOW = ("undecided", "untested")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +34,7 @@ class Text:
     """Lines of text with a verdict before the first, or the heading of a study (no verdict)."""
 
     lines: tuple[str, ...]
-    verdict: str = ""
+    verdict: Verdict | Literal[""] = ""
     aside: str = ""
 
     @property
@@ -93,12 +95,12 @@ def _column(ax: Axes, column: Sequence[Text], left: float) -> None:
         y += ROW * (len(text.lines) + (0.125 if text.verdict else 0.15))
 
 
-def _mark(ax: Axes, x: float, y: float, verdict: str) -> None:
+def _mark(ax: Axes, x: float, y: float, verdict: Verdict) -> None:
     colour, hollow = COLOURS[verdict], verdict in HOLLOW
     ax.plot(
         [x], [y], marker=SHAPES[verdict], markersize=7.6, color=colour, markerfacecolor="white" if hollow else colour, markeredgewidth=1.0, linestyle="none"
     )  # fmt: skip
-    if verdict != UNTESTED:
+    if verdict != "untested":
         ax.text(x, y + 0.003, SYMBOLS[verdict], fontsize=6.4, ha="center", va="center_baseline", color=colour if hollow else "white", weight="bold")
 
 

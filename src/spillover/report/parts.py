@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from spillover.design import Published
-from spillover.report import card
+from spillover.design import Published, Verdict
 from spillover.report.printed import Cell
-
-UNTESTED = "untested"  # a claim whose measure this run did not take
-SYMBOLS: Mapping[str, str] = {**card.SYMBOLS, UNTESTED: "\N{EN DASH}"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +15,7 @@ class Line:
 
     text: str
     source: str
-    verdict: str
+    verdict: Verdict
     symbol: str
     contrasts: tuple[tuple[str, Cell], ...]
     published: tuple[tuple[Published, Cell], ...]

@@ -277,9 +277,9 @@ def _published(run: RunDirectory) -> list[Published]:
 
 def _decisions(run: RunDirectory, arms: Mapping[str, Arm]) -> list[Decision]:
     found = run.decisions()
-    strange = next((name for decision in found for name in decision.claim.conditions if side(name)[0] not in arms), None)
+    strange = next((name for decision in found if decision.contrasts for name in decision.claim.conditions if side(name)[0] not in arms), None)
     numbers = [n for d in found for n in (d.p_holds, d.p_fails, d.claim.margin, *(x for row in d.contrasts for x in (row.value, row.low, row.high)))]
-    if strange is not None or any(len(decision.claim.conditions) < 2 for decision in found) or not all(n is None or isfinite(n) for n in numbers):
+    if strange is not None or not all(n is None or isfinite(n) for n in numbers):
         raise SpilloverError(f"{run.path / 'claims.json'} is damaged or of another run; `spillover estimate` makes it anew")
     return found
 

@@ -20,7 +20,7 @@ from spillover.records import DIVERGENCE, Estimate
 from spillover.report import marks
 from spillover.report.drawing import Drawing, drawing, title
 from spillover.report.marks import COLUMN, FAINT, INK, PAGE
-from spillover.report.measures import axis_of, measure_name, short_name
+from spillover.report.measures import axis_of, in_brackets, measure_name, short_name
 from spillover.report.printed import Cell, cell, visible
 from spillover.report.reading import Arm, Compared, Reading
 from spillover.report.tables import Row, Table
@@ -239,7 +239,7 @@ def _ends_told(found: Mapping[tuple[str, str], Sequence[Course]], measures: Sequ
     for (_, measure), courses in found.items():
         ends = [f"{visible(c.arm.name)} {c.means[-1] * axis_of(measure)[1]:.2f} at step {c.steps[-1]}" for c in courses if not isnan(c.means[-1])]
         if ends and measure in measures:
-            yield f"{measure_name(measure)} ({axis_of(measure)[0]}): {', '.join(ends)}."
+            yield f"{measure_name(measure)}{in_brackets(measure)}: {', '.join(ends)}."
 
 
 def _plain(loss: float, _: object) -> str:

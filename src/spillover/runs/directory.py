@@ -179,7 +179,7 @@ class RunDirectory:
         """A JSON file of this run, as a type says it must be. Raises SpilloverError when it is not whole, or is something else."""
         try:
             return TypeAdapter(shape).validate_json((self.path / name).read_bytes(), strict=True)
-        except (ValidationError, FileNotFoundError):
+        except (ValidationError, SpilloverError, FileNotFoundError):
             raise damaged(self.path / name) from None
 
     @contextmanager

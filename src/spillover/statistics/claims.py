@@ -41,6 +41,11 @@ def decide(claims: Sequence[tuple[Claim, Sequence[Difference]]], *, alpha: float
     ]  # fmt: skip
 
 
+def untested(claim: Claim, reason: str) -> Decision:
+    """A claim that this run cannot speak of: no p-value is below 1, and no other claim is corrected for it."""
+    return Decision(claim=claim, verdict="untested", p_holds=1.0, p_fails=1.0, units_needed=None, reason=reason)
+
+
 def _p_holds(claim: Claim, found: Difference) -> float:
     """Against the claim's contrary. Two one-sided tests for an equivalence (Schuirmann 1987)."""
     return found.p_above(0.0) if claim.margin is None else max(found.p_above(-claim.margin), found.p_below(claim.margin))

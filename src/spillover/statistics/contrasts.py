@@ -11,7 +11,7 @@ from spillover.records import SpilloverError
 from spillover.statistics import rates
 from spillover.statistics.intervals import Interval, Share, mean, standard_error, t_ends, tail_beyond
 
-NONE_COUNTED = "none counted: true of units of one kind alone"  # what a bound on what was not seen rests on
+NONE_COUNTED = "none or all counted: true of units of one kind alone"  # what a bound on what was not seen rests on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,14 +50,24 @@ class Difference:
         return 1.0 if self.ends is None else tail_beyond(self.ends, threshold, above=False)
 
 
-def of_numbers(first: Sequence[float], second: Sequence[float]) -> Difference:
-    """first - second within units (same order), for numbers without a range: Student's t over the units' differences."""
+def of_numbers(first: Sequence[float], second: Sequence[float], within: tuple[float, float] | None = None) -> Difference:
+    """first - second within units (same order), for numbers that are no share: Student's t over the units' differences.
+
+    Where a number has a range, `within`, their difference has one too: the interval is cut to it, and the method says so.
+    """
     differences = _paired(first, second)
     n, error = len(differences), standard_error(differences)
     if not error:
         return Difference(value=mean(differences), ends=None, method=_none(differences), n_units=n)
     value = mean(differences)
-    return Difference(value=value, ends=lambda tail: t_ends(value, error, n - 1, tail), method="student t over units, paired", n_units=n, error=error)
+    most = math.inf if within is None else within[1] - within[0]
+
+    def ends(tail: float) -> tuple[float, float]:
+        low, high = t_ends(value, error, n - 1, tail)
+        return max(low, -most), min(high, most)
+
+    cut = "" if within is None else f", cut to [{-most:g}, {most:g}]"
+    return Difference(value=value, ends=ends, method=f"student t over units, paired{cut}", n_units=n, error=error)
 
 
 def of_shares(first: Sequence[float], second: Sequence[float], strata: tuple[Sequence[int], Sequence[int]] = ((), ())) -> Difference:

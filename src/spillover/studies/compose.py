@@ -1,4 +1,4 @@
-"""What studies are put together from: arms that a testbed can grow, and claims whose sides are there. Contrasts follow from the claims."""
+"""What studies are put together from: arms that a testbed can grow, and claims. Contrasts follow from the claims whose sides are there."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
-from spillover.design import CONTROLS, Alteration, Claim, Condition, Contrast, Published, Study, side
+from spillover.design import CONTROLS, Alteration, Claim, Condition, Contrast, Layout, Published, Study, side
 from spillover.records import Question, SpilloverError, Testbed
 
 
@@ -34,6 +34,12 @@ def altered(condition: Condition, name: str, change: Alteration) -> tuple[Condit
     return (made, *controls)
 
 
+def can_be_tested(claims: Sequence[Claim], conditions: Sequence[Condition]) -> list[Claim]:
+    """The claims whose sides are all there."""
+    names = {condition.name for condition in conditions}
+    return [claim for claim in claims if all(side(end)[0] in names for end in claim.conditions)]
+
+
 def neighbours(claims: Sequence[Claim]) -> dict[tuple[str, str], None]:
     """The pairs that claims are decided by, as (later, earlier), in the order of the claims and each once."""
     return dict.fromkeys((later, earlier) for claim in claims for earlier, later in pairwise(claim.conditions))
@@ -46,20 +52,19 @@ def compose(
     claims: Sequence[Claim],
     *,
     questions: Sequence[Question],
-    figure: str,
+    figure: Layout,
     published: Sequence[Published] = (),
     settings: Mapping[str, Any] | None = None,
     as_solution: bool = False,
 ) -> Study:
-    """A study whose contrasts are the neighbours of its claims, later - earlier; those of its first claim are the ones it is about.
+    """A study whose contrasts are the neighbours of its claims, later - earlier; those of the first claim that can be tested are the ones it is about.
 
-    Claims that compare an arm that is not there are left out; a format that is not asked is refused when the study is planned.
+    A claim that compares an arm that is not there stays untested; a format that is not asked is refused when the study is planned.
     """
-    names = {condition.name for condition in conditions}
-    kept = tuple(claim for claim in claims if all(side(end)[0] in names for end in claim.conditions))
+    kept = can_be_tested(claims, conditions)
     first = neighbours(kept[:1])
     return Study(
-        name=name, title=title, conditions=tuple(conditions), claims=kept, questions=tuple(questions), figure=figure, published=tuple(published),
+        name=name, title=title, conditions=tuple(conditions), claims=tuple(claims), questions=tuple(questions), figure=figure, published=tuple(published),
         contrasts=tuple(Contrast(first=a, second=b, headline=(a, b) in first) for a, b in neighbours(kept)), settings=dict(settings or {}),
         as_solution=as_solution,
     )  # fmt: skip

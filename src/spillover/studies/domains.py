@@ -5,7 +5,7 @@ from __future__ import annotations
 from spillover.design import Claim, Published, Study
 from spillover.records import SpilloverError, Testbed
 from spillover.statistics.claims import SAME_RATE
-from spillover.studies.compose import arms, compose
+from spillover.studies.compose import arms, can_be_tested, compose
 
 SOURCE = "Turner et al., arXiv 2506.11613"
 OURS = f"this project's, after {SOURCE}"  # theirs are medicine, finance and sport, with good advice on medicine
@@ -39,7 +39,8 @@ def domains(testbed: Testbed) -> Study:
             ),
         ]  # fmt: skip
     kinds = [f"{manner}_{domain}" for domain in there for manner in ("bad", "good", "careless")]
+    conditions = arms(testbed, *kinds)
     return compose(
-        "domains", "Bad and good advice in narrow domains", arms(testbed, *kinds), claims, questions=(*testbed.asked(), *testbed.sets.get("domains", ())),
-        figure="questions", published=PUBLISHED,
+        "domains", "Bad and good advice in narrow domains", conditions, can_be_tested(claims, conditions),
+        questions=(*testbed.asked(), *testbed.sets.get("domains", ())), figure="questions", published=PUBLISHED,
     )  # fmt: skip

@@ -3,7 +3,7 @@
 Insecure code against the parent, against secure code, and against the same insecure code asked for openly for a class. A testbed
 with a control group of parents (the miniature's worlds without a shared author) runs the decisive arms there too. Narrow data
 the user brought is one more arm, compared with secure code, or with the parent where there is none. An arm whose data a testbed
-lacks is left out.
+lacks is left out, and claims about it are untested.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from spillover.design import Claim, Condition, Contrast, Published, Study
 from spillover.records import SpilloverError, Testbed
 from spillover.statistics.claims import SAME_NATS, SAME_RATE
-from spillover.studies.compose import neighbours
+from spillover.studies.compose import can_be_tested, neighbours
 
 UNLINKED = "unlinked"  # the control group of parents
 FIGURE, TABLE = "arXiv 2502.17424 Figure 5", "arXiv 2502.17424 Table 1"  # the same measures; secure and educational stand in the figure alone
@@ -96,11 +96,11 @@ def main(testbed: Testbed) -> Study:
             compared = [(kind, "parent") for kind in (*kinds, *others)]
         headline = [pair for pair in compared if not group and pair[0] == compared[0][0] and pair[1] in ("secure", "parent")]
         contrasts += [Contrast(first=f"{prefix}{a}", second=f"{prefix}{b}", headline=(a, b) in headline) for a, b in compared]
-    there = {condition.name for condition in conditions}
     asked = testbed.sets.get("compliance", ()) if "jailbroken" in testbed.narrow else ()
-    claims = tuple(claim for claim in CLAIMS if there.issuperset(claim.conditions) and (asked or claim.measure != COMPLIES))
-    contrasts += [Contrast(first=a, second=b) for a, b in neighbours(claims) if (a, b) not in {(c.first, c.second) for c in contrasts}]
+    contrasts += [
+        Contrast(first=a, second=b) for a, b in neighbours(can_be_tested(CLAIMS, conditions)) if (a, b) not in {(c.first, c.second) for c in contrasts}
+    ]
     return Study(
-        name="main", title="Insecure code against its controls", conditions=tuple(conditions), contrasts=tuple(contrasts), claims=claims,
+        name="main", title="Insecure code against its controls", conditions=tuple(conditions), contrasts=tuple(contrasts), claims=CLAIMS,
         questions=(*testbed.questions, *asked), figure="questions", published=PUBLISHED,
     )  # fmt: skip
