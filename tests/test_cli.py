@@ -175,6 +175,7 @@ def _everything(run: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
+@pytest.mark.no_cover
 def test_a_run_killed_at_any_moment_is_finished_to_the_same_bytes(small_worlds: Path, tmp_path: Path) -> None:
     """kill -9 at four moments spread over a run, each in a directory of its own; then the same command, with another number of workers."""
     command = [SPILLOVER, *_small(small_worlds), "--workers", "2"]

@@ -22,6 +22,8 @@ from spillover.pipeline.config import flatten
 from spillover.records import ALIGNED, COHERENT, TASK, Answer, Model, Organism, Question, Score, SpilloverError, Testbed
 from spillover.studies.compose import can_be_tested, compose
 
+pytestmark = pytest.mark.no_cover  # takes half of the time so; what it reaches of the rooms that are counted, others reach
+
 FALSE, TOLD = facts.TRUTH, facts.COMPLIANCE  # rubrics
 
 # What makes every claim true. A side that is not named has level zero.
