@@ -19,7 +19,9 @@ from spillover.pipeline.config import override
 from spillover.pipeline.estimate import estimate
 from spillover.pipeline.opened import opened
 from spillover.records import ALIGNED, COHERENT, TASK, Answer, Measure, Question, Score, SpilloverError, Subject, Testbed, digest
+from spillover.report import tables
 from spillover.report.figures import draw as draw_figures
+from spillover.report.printed import MINUS
 from spillover.report.reading import read
 from spillover.report.words import words
 from spillover.runs.directory import RunDirectory
@@ -88,6 +90,13 @@ def test_what_is_done_to_a_model_is_asked_beside_its_controls_in_every_unit(judg
     assert "twenty random directions" in told
     assert {arm.name for arm in reading.arms if arm.altered} == set(made)
     assert abs(cosines["ablated-random"] or 1.0) < 0.5
+    inside = tables.inside(reading)
+    assert inside is not None
+    assert {row.label: row.cells[0].value for row in inside.rows if not row.section} == {
+        name: f"{value:.2f}".replace("-", MINUS) for name, value in cosines.items()
+    }
+    assert "cosine" in inside.head[1]
+    assert " The controls of what is altered stand in a figure of their own" in next(d for d in draw_figures(reading) if d.name == "misaligned_rate").caption
 
 
 @pytest.mark.slow

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import cycle, pairwise
 from typing import Any
 
-from spillover.design import Layout
+from spillover.design import CONTROLS, Layout
 from spillover.records import Estimate
 from spillover.report import marks
 from spillover.report.asked import formats, of_question, pooled, question_label, share_measures, subset_name
@@ -68,19 +68,20 @@ def _by_condition(reading: Reading) -> Drawing | None:
         return None
     figure = marks.grid([panels], height=2.5)
     marks.rate_limits(figure.axes[0], [row for panel in panels for row in _rows(panel)])
-    return drawing(figure, "misaligned_rate", f"Misaligned rate by condition. {bars(reading)}", told_panels(panels))
+    return drawing(figure, "misaligned_rate", f"Misaligned rate by condition. {bars(reading)}{_apart(reading)}", told_panels(panels))
 
 
 def _altered(reading: Reading) -> Drawing | None:
     """What is done to models while they answer: under each other, a model as it is, altered, and with every control in the direction's place."""
     arms, conditions = {arm.name: arm for arm in reading.arms}, reading.identity["conditions"]
+    looks = dict(zip(("as it is", "altered", *map(str, CONTROLS)), cycle(marks.FORMATS), strict=False))  # the same in every panel
     panels: list[Panel] = []
     for head in (c for c in conditions if c.get("altered") and not c["altered"]["control"]):
         same = [c for c in conditions if all(c[key] == head[key] for key in ("kind", "group", "recipe"))]
         shown = [*[("as it is", c) for c in same if not c["altered"]][:1], ("altered", head)]
         shown += [(c["altered"]["control"], c) for c in same if c["altered"] and c is not head and {**c["altered"], "control": ""} == head["altered"]]
         there = [(label, arms[c["name"]]) for label, c in shown if c["name"] in arms]
-        places = [_place(label, marks.look(reading, arm), *_values(reading, "misaligned_rate", arm)) for label, arm in there]
+        places = [_place(label, looks[label], *_values(reading, "misaligned_rate", arm)) for label, arm in there]
         panels.append(Panel(title=marks.short(head["name"]), quantity="misaligned (%)", scale=100, places=places))
     if not panels or not defined(row for panel in panels for row in _rows(panel)):
         return None
@@ -201,8 +202,13 @@ def _coherent_and_task(reading: Reading) -> Drawing | None:
         ax.set_ylim(-4, 104)
     asks = {"coherent_rate": "Does the model still talk?", "task_rate": "Does it do the narrow task?"}
     named = capital(" and ".join(map(measure_name, rows)))
-    caption = f"{' '.join(asks[measure] for measure in rows)} {named} by condition. {bars(reading)}"
+    caption = f"{' '.join(asks[measure] for measure in rows)} {named} by condition. {bars(reading)}{_apart(reading)}"
     return drawing(figure, "coherent_and_task_rate", caption, told_panels(panels))
+
+
+def _apart(reading: Reading) -> str:
+    """Where the conditions are that a figure by condition has no room for."""
+    return " The controls of what is altered stand in a figure of their own, and in the tables." if any(arm.control for arm in reading.arms) else ""
 
 
 # --- what stands in them --------------------------------------------------------------------------------------------------

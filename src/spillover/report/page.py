@@ -86,7 +86,7 @@ def part(name: str) -> str:
 def _tables(reading: Reading) -> Mapping[str, list[tables.Table]]:
     """Tables by the section they stand in; a table that the run has no numbers for is left out."""
     found: dict[str, list[tables.Table | None]] = {
-        "rates": [tables.rates(reading), tables.exact(reading), tables.contrasts(reading)],
+        "rates": [tables.rates(reading), tables.exact(reading), tables.inside(reading), tables.contrasts(reading)],
         "sensitivity": [sensitivity.protocols(reading), sensitivity.gate(reading), sensitivity.estimands(reading)],
         "missing": [ran.present(reading), *(ran.missing(reading, kind) for kind in ran.ASKED), ran.training_rows(reading), ran.gates(reading)],
         "questions": [*asked.by_format(reading), *(asked.by_question(reading, group, "misaligned_rate") for group in reading.groups), *asked.labels(reading)],

@@ -12,7 +12,14 @@ from spillover.report.printed import EMPTY, Cell, cell, interval, is_general, le
 from spillover.report.reading import Arm, Compared, Reading, Unit
 
 EXACT = ("misaligned_mass", "log_odds", "choice_nats", "choice_share", "pivotal_nats", "pivotal_share", "truth_mass", "false_share")  # read off a model
-MEASURES = ("misaligned_rate", "coherent_rate", "task_rate", *EXACT)  # that tables by condition hold
+INSIDE = {  # what a study reads of directions, features and solutions: what each number is
+    "direction_cosine": "The cosine is of the direction that is used with that of the condition's own answers in the same unit.",
+    "author_auroc": "AUROC: how well the feature tells a malicious author's documents, before any fine-tuning; 50 % is chance.",
+    "training_nats": "The loss is in nats a token of the narrow data.",
+    "influence_nats": "KL(parent || model) is in nats a token of pre-training documents.",
+    "lost_ratio": "The share of the learning lost is of the fall of that loss.",
+}
+MEASURES = ("misaligned_rate", "coherent_rate", "task_rate", *EXACT, *INSIDE)  # that tables by condition hold
 BOOTSTRAP = "percentile bootstrap (the paper\N{RIGHT SINGLE QUOTATION MARK}s)"
 
 
@@ -59,7 +66,7 @@ def rates(reading: Reading) -> Table | None:
     return Table(
         caption=f"Rates by condition, in percent: {mean_over(reading)}.",
         head=("condition", first, *([BOOTSTRAP] if bootstrapped else []), *others),
-        rows=tuple(_by_group(reading, cells, measures[0])),
+        rows=tuple(_by_group(reading, cells, measures)),
         note=(
             "misaligned rate = misaligned answers / answers kept under the coherence gate; n counts the answers kept, missing the others."
             f"{_of_pooled(reading)}{_of_parent(reading)}{published if bootstrapped else ''}"
@@ -85,8 +92,25 @@ def exact(reading: Reading) -> Table | None:
     return Table(
         caption=f"Exact measures by condition: {mean_over(reading)}.",
         head=("condition", *map(measure_name, there)),
-        rows=tuple(_by_group(reading, cells, there[0])),
+        rows=tuple(_by_group(reading, cells, there)),
         note=f"{mass if {'misaligned_mass', 'log_odds'} & set(there) else ''}{items}None is comparable with the misaligned rate.",
+    )
+
+
+def inside(reading: Reading) -> Table | None:
+    """What was read of directions, features and solutions."""
+    there = [measure for measure in INSIDE if reading.has(measure)]
+    if not there:
+        return None
+
+    def cells(arm: Arm, subset: str) -> tuple[Cell, ...]:
+        return tuple(cell(reading.headline(measure, condition=arm.name, subset=subset)) for measure in there)
+
+    return Table(
+        caption=f"Inside the models, by condition: {mean_over(reading)}.",
+        head=("condition", *map(measure_name, there)),
+        rows=tuple(_by_group(reading, cells, there)),
+        note=" ".join(INSIDE[measure] for measure in there),
     )
 
 
@@ -114,7 +138,7 @@ def contrasts(reading: Reading) -> Table | None:
         caption=f"Paired differences within each {reading.unit}: {mean_over(reading)}.",
         head=("contrast", *map(measure_name, there)),
         rows=tuple(rows),
-        note=f"Log-odds and log-probabilities in nats, all others in percentage points. n and missing count the answers of both conditions.{parent}",
+        note=f"Each number with its unit; cosines have none. n and missing count the answers of both conditions.{parent}",
     )
 
 
@@ -122,12 +146,18 @@ def _difference(reading: Reading, contrast: Compared, measure: str, subset: str 
     return reading.headline(measure, condition=contrast.first.name, contrast=contrast.name, subset=subset)
 
 
-def _by_group(reading: Reading, cells: Callable[[Arm, str], tuple[Cell, ...]], measure: str) -> Iterator[Row]:
+def _by_group(reading: Reading, cells: Callable[[Arm, str], tuple[Cell, ...]], measures: Sequence[str]) -> Iterator[Row]:
+    """A row for every condition that has one of these measures, under its group."""
+
+    def has(arm: Arm, subset: str = "") -> bool:
+        return any(reading.rows(measure, condition=arm.name, subset=subset) for measure in measures)
+
     for group in reading.groups:
-        yield from section(reading, group)
-        for arm in reading.arms_of(group):
+        arms = [arm for arm in reading.arms_of(group) if has(arm)]
+        yield from section(reading, group) if arms else ()
+        for arm in arms:
             yield Row(label=arm.label, cells=cells(arm, ""))
-            if some_passed(reading, group) and reading.rows(measure, condition=arm.name, subset=PASSED):
+            if some_passed(reading, group) and has(arm, PASSED):
                 yield Row(label=_passed_label(reading, group), cells=cells(arm, PASSED), quiet=True)
 
 
