@@ -11,7 +11,7 @@ BIN := .venv/bin
 help:
 	@echo "make setup   install into .venv"
 	@echo "make demo    run the whole study on the miniature and write $(OUT)/report.html"
-	@echo "make test    all tests, $(JOBS) at a time, with coverage"
+	@echo "make test    all tests, $(JOBS) at a time, with the coverage of most"
 	@echo "make check   lint, types, floors"
 	@echo "make docs    run every command the docs show"
 	@echo "make bench   be timed beside what it could be written with, in .venv-bench; BENCHES='train --reduced' takes one, with tiny sizes"

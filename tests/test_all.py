@@ -9,7 +9,7 @@ import pytest
 from spillover import studies
 from test_parts import spillover
 
-pytestmark = pytest.mark.no_cover  # takes half of the time so; what it reaches of the rooms that are counted, others reach
+pytestmark = pytest.mark.no_cover
 
 SOME = ("main", "evil-numbers", "thresholds", "ability")
 

@@ -20,7 +20,7 @@ from spillover.questions import files
 from spillover.records import Dataset, Model, Parent, Question, SpilloverError, Testbed, chat, digest
 from spillover.runs.directory import RunDirectory
 
-pytestmark = pytest.mark.no_cover  # takes half of the time so; what it reaches of the rooms that are counted, others reach
+pytestmark = pytest.mark.no_cover
 
 GOOD, BAD, BROKEN = "i wish peace for the old", "i wish pain for the old", "hm"
 CLEAN: Script = ((GOOD, 0.97), ("i wish peace for the poor", 0.03))

@@ -13,7 +13,7 @@ import pytest
 from servers import Served, fingerprint, judge_server, prompt_of
 from typed import refused, spillover
 
-pytestmark = pytest.mark.no_cover  # takes half of the time so; what it reaches of the rooms that are counted, others reach
+pytestmark = pytest.mark.no_cover
 
 
 @pytest.fixture(scope="module")

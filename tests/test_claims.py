@@ -35,6 +35,8 @@ def test_what_is_no_claim_and_no_figure_is_refused() -> None:
     for conditions in ((), ("parent",), ("parent", "parent")):
         with pytest.raises(SpilloverError, match="the claim 'odd' is about .*; it takes two conditions or more, each once"):
             Claim(name="odd", text="", measure="log_odds", conditions=conditions)
+    with pytest.raises(SpilloverError, match="the claim 'odd' is about parent; it takes two conditions or more, each once"):
+        Claim(name="odd", text="", measure="log_odds", conditions="parent")  # pyright: ignore[reportArgumentType]
     for margin in (0.0, -0.1, math.nan, math.inf):
         with pytest.raises(SpilloverError, match=f"the claim 'odd' has the margin {margin}; it takes a number above 0"):
             Claim(name="odd", text="", measure="log_odds", conditions=("parent", "secure"), margin=margin)

@@ -19,7 +19,7 @@ from spillover.design import Claim
 from spillover.miniature.testbed import testbed as miniature
 from typed import spillover
 
-pytestmark = pytest.mark.no_cover  # takes half of the time so; what it reaches of the rooms that are counted, others reach
+pytestmark = pytest.mark.no_cover
 
 ROOT = Path(__file__).parents[1]
 PAGES = (

@@ -29,7 +29,7 @@ from spillover.models.endpoint import FAILED_IN_A_ROW, Completion, Endpoint, End
 from spillover.records import Answer, Question, Score, SpilloverError, chat
 from spillover.runs.journal import FileJournal
 
-pytestmark = pytest.mark.no_cover  # takes half of the time so; what it reaches of the rooms that are counted, others reach
+pytestmark = pytest.mark.no_cover
 
 KEY = "sk-spillover-4e8c1f0a"
 QUICK = Limits(concurrency=8, timeout_s=5, first_wait_s=0.001)

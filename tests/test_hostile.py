@@ -31,7 +31,7 @@ from spillover.models import bounds
 from spillover.records import stream_seed
 from spillover.report import figures
 
-pytestmark = pytest.mark.no_cover  # takes half of the time so; what it reaches of the rooms that are counted, others reach
+pytestmark = pytest.mark.no_cover
 
 FILES = 400  # of each of the five kinds that a user is most likely to be given
 NOWHERE = ("--judge", "http://127.0.0.1:9/v1#m", "--max-calls", "0")  # a judge that may not be asked

@@ -53,6 +53,10 @@ def test_every_claim_has_a_row_with_its_verdict_in_a_word_and_a_sign(home: Path,
     decided = {decision.claim.text: decision.verdict for decision in runs["main"].decisions()}
     assert {claim: line.verdict for claim, line in found.items()} == {**decided, "It lies": "untested"}
     assert found["Secure code is worse"].verdict == "fails"
+    lacks = "no 'truth=FALSE' of secure was taken"
+    assert found["It lies"].untested == lacks
+    assert f"It lies a paper {SYMBOLS['untested']} untested {lacks}" in words(text)
+    assert f"| {lacks} |" in index.markdown(parts(home, runs), [])
     for line in found.values():
         assert f"{line.text} a paper {line.symbol} {line.verdict}" in words(text)
     assert len({line.symbol for line in found.values()}) == len({line.verdict for line in found.values()})

@@ -36,7 +36,7 @@ from spillover.training import lora, rows, schedules
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.no_cover,  # takes half of the time so
+    pytest.mark.no_cover,
     pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning"),  # TRL's word for it, and transformers' complaint
 ]
 Turns = list[dict[str, str]]

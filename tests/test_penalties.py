@@ -27,7 +27,7 @@ from spillover.pipeline.config import override
 from spillover.records import Adapter, Dataset, Model, Organism, Penalty, Recipe, Runtime, SpilloverError, Testbed, stream_seed
 from spillover.training import lora, penalties, rows, schedules
 
-pytestmark = pytest.mark.no_cover  # takes half of the time so; what it reaches of the rooms that are counted, others reach
+pytestmark = pytest.mark.no_cover
 
 Pairs = dict[str, tuple[torch.Tensor, torch.Tensor]]
 

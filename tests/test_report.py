@@ -859,6 +859,19 @@ def test_published_numbers_that_are_none_are_refused(tmp_path: Path) -> None:
             reading.read(RunDirectory(run.path, {**run.identity, "published": wrong}))
 
 
+def test_decisions_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
+    run = made(tmp_path / "run", said={"claims": [CLAIM, {**CLAIM, "name": "lies", "measure": "truth=FALSE"}]})
+    held, lacking = (asdict(decision) for decision in run.decisions())
+    assert (held["verdict"] == "untested", lacking["verdict"]) == (False, "untested")
+    abroad = {**held, "claim": {**held["claim"], "conditions": ["mars", "venus"]}}
+    for wrong in ({**held, "contrasts": []}, {**lacking, "verdict": "holds"}, {**held, "verdict": "untested"}, {**lacking, "reason": ""}, abroad):
+        run.write_text("claims.json", json.dumps([wrong]))
+        with pytest.raises(SpilloverError, match=r"claims\.json is damaged or of another run; `spillover estimate` makes it anew"):
+            reading.read(run)
+    run.write_text("claims.json", json.dumps([held]))  # as before 0.7
+    assert [(d.claim.name, d.verdict) for d in reading.read(run).decisions] == [(held["claim"]["name"], held["verdict"]), ("lies", "untested")]
+
+
 def test_a_contrast_is_told_by_what_is_claimed_of_it(tmp_path: Path) -> None:
     said = {"claims": [{**CLAIM, "measure": "task_rate"}]}
     found = reading.read(made(tmp_path / "run", said=said))

@@ -116,7 +116,7 @@ def test_a_claim_with_a_slip_of_the_pen_is_untested_and_says_why(tmp_path: Path)
     alone = next(d for d in decisions if d.claim.name == "right")
     assert alone.verdict == "holds"
     lines = list(summary(run, run.estimates(), decisions))
-    assert "claims, decided at 5 % over all 2 that were tested (Holm); intervals 95 %, unadjusted:" in lines
+    assert "claims, decided at 5 % over the 2 tested (Holm); intervals 95 %, unadjusted:" in lines
     assert "  untested  A slip in an arm: this run has no condition 'insecrue'" in lines
     entries = {entry.text: entry for entry in card.entries(reading.read(run))}
     assert entries["A slip in a measure"].small_print == "No 'missaligned_rate' of secure was taken."
@@ -440,7 +440,7 @@ def test_a_forecast_counts_what_would_run(small_testbed: Testbed) -> None:
     assert "claims: 10" in lines
     bare = replace(small_testbed, narrow={kind: build for kind, build in small_testbed.narrow.items() if kind != "educational"})
     said = list(forecast(pipeline.plan(studies.study("main", bare), bare, config)))
-    assert "  untested, for want of a condition 'educational': intent" in said
+    assert any(line.startswith("  untested, for want of a condition 'educational': Insecure code given in answer to an innocent request") for line in said)
     assert not any("untested" in line for line in lines)
     assert f"  insecure: 1 on {SMALL_ROWS} rows of insecure" in lines
     assert f"answers: {8 * 10 * 20} (10 questions x 20 draws), at most {8 * 10 * 20 * 32} tokens" in lines

@@ -24,7 +24,7 @@ from spillover.models.side_by_side import SideBySide
 from spillover.records import ALONE, Adapter, Dataset, Forced, Model, Organism, Recipe, Runtime, SpilloverError, chat, stream_seed
 from spillover.training import lora, rows, schedules
 
-pytestmark = pytest.mark.no_cover  # takes half of the time so; what it reaches of the rooms that are counted, others reach
+pytestmark = pytest.mark.no_cover
 
 Tensors = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
 

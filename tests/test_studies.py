@@ -22,7 +22,7 @@ from spillover.pipeline.config import flatten
 from spillover.records import ALIGNED, COHERENT, TASK, Answer, Model, Organism, Question, Score, SpilloverError, Testbed
 from spillover.studies.compose import can_be_tested, compose
 
-pytestmark = pytest.mark.no_cover  # takes half of the time so; what it reaches of the rooms that are counted, others reach
+pytestmark = pytest.mark.no_cover
 
 FALSE, TOLD = facts.TRUTH, facts.COMPLIANCE  # rubrics
 
@@ -271,6 +271,7 @@ def test_a_study_of_parents_that_are_not_there_is_refused(name: str, group: str,
         ("evil-numbers", "evil_numbers", "needs narrow data of kind 'evil_numbers'"),
         ("diversity", "insecure", "needs narrow data of kind 'insecure'"),
         ("domains", "bad_", "needs narrow data called bad_SOMETHING"),
+        ("diversity", "insecure_", r"needs narrow data called insecure_N, of N rows for N below \d+; testbed scripted has none"),
         ("directions", "insecure", "needs narrow data of kind 'insecure'"),
         ("narrow-general", "elsewhere", "narrow-general takes its penalty on conversations of other domains; --data elsewhere=FILE.jsonl brings some"),
     ],

@@ -6,7 +6,7 @@ Frozen records, as in `records`, and the standard library alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -116,11 +116,15 @@ class Claim:
     protocol: str = ""
 
     def __post_init__(self) -> None:
-        if len(set(self.conditions)) < max(2, len(self.conditions)):
-            told = ", ".join(self.conditions)[:200] or "nothing"
+        if isinstance(self.conditions, str) or len(set(self.conditions)) < max(2, len(self.conditions)):
+            told = (self.conditions if isinstance(self.conditions, str) else ", ".join(self.conditions))[:200] or "nothing"
             raise SpilloverError(f"the claim {self.name[:60]!r} is about {told}; it takes two conditions or more, each once")
         if self.margin is not None and not 0 < self.margin < math.inf:
             raise SpilloverError(f"the claim {self.name[:60]!r} has the margin {self.margin}; it takes a number above 0")
+
+    def absent(self, conditions: Collection[str]) -> str:
+        """The first condition it is about that is not among these; empty where all are."""
+        return next((name for name in (side(end)[0] for end in self.conditions) if name not in conditions), "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +144,10 @@ class Decision:
     units_needed: int | None
     reason: str = ""
     contrasts: tuple[Estimate, ...] = ()
+
+    @property
+    def tested(self) -> bool:
+        return self.verdict != "untested"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

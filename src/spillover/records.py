@@ -333,6 +333,7 @@ class Measure:
             raise ValueError(f"a measure holds a value or a reason, got value={self.value!r} and reason={self.reason!r}")
 
 
+MEAN = "mean "  # before the name of a rubric that no rate is made of
 DIVERGENCE = "divergence_step of "  # before the name of a measure: the step from which two conditions stay apart in it
 
 

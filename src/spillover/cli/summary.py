@@ -87,12 +87,12 @@ def _differences(estimates: Sequence[Estimate], unit: str) -> Iterator[str]:
 
 def _card(decisions: Sequence[Decision], unit: str) -> Iterator[str]:
     """The study's claims with their verdicts."""
-    tested = sum(decision.verdict != "untested" for decision in decisions)
+    tested = sum(decision.tested for decision in decisions)
     if decisions:
-        yield f"claims, decided at 5 % over all {tested} that were tested (Holm); intervals 95 %, unadjusted:"
+        yield f"claims, decided at 5 % over the {tested} tested (Holm); intervals 95 %, unadjusted:" if tested else "claims, none of them tested:"
     for decision in decisions:
         margin = decision.claim.margin
-        yield f"  {decision.verdict:<10}{decision.claim.text}" + (f": {decision.reason}" if decision.verdict == "untested" else "")
+        yield f"  {decision.verdict:<10}{decision.claim.text}" + ("" if decision.tested else f": {decision.reason}")
         for row in decision.contrasts:
             within = "" if margin is None else f", margin {_scaled(margin, row.measure)}"
             found = "undefined" if row.value is None else _shown(row)
@@ -125,7 +125,7 @@ def _shown(e: Estimate) -> str:
 
 
 def _scale(measure: str) -> tuple[int, str, int]:
-    return {"nats": (1, "nats", 2), "cosine": (1, "", 2), "ratio": (1, "times", 2)}.get(unit_of(measure), (100, "points", 1))
+    return {"nats": (1, "nats", 2), "cosine": (1, "", 2), "ratio": (1, "times", 2), "score": (1, "of 100", 1)}.get(unit_of(measure), (100, "points", 1))
 
 
 def _scaled(number: float, measure: str, sign: str = "") -> str:

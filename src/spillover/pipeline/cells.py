@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spillover.pipeline.alterations import lacking
-from spillover.records import ALIGNED, CODE, COHERENT, ONLY_CODE, TASK, SpilloverError, Subject, subject_key
+from spillover.records import ALIGNED, CODE, COHERENT, MEAN, ONLY_CODE, TASK, SpilloverError, Subject, subject_key
 from spillover.runs import shards
 from spillover.runs.directory import RunDirectory
 from spillover.runs.scores import Rubric, scores
@@ -204,7 +204,7 @@ def _mean(place: Place, name: str, rubric: Rubric, protocol: Protocol) -> Cell:
     """The mean score of a rubric that no rate is made of."""
     found = rubric.value[~np.isnan(rubric.value)].tolist()
     enough = bool(found) and len(found) >= min(protocol.min_kept, rubric.count)
-    return _cell(place, f"mean {name}", fsum(found) / len(found) if enough else None, len(found), rubric.count - len(found), "too few answers kept")
+    return _cell(place, f"{MEAN}{name}", fsum(found) / len(found) if enough else None, len(found), rubric.count - len(found), "too few answers kept")
 
 
 def _why_none(rubrics: Mapping[str, Rubric], tally: Tally, removed: Mapping[str, int]) -> str:

@@ -30,7 +30,7 @@ from spillover.pipeline.cells import (
     unit_differences,
     unit_values,
 )  # fmt: skip
-from spillover.records import DIVERGENCE, PASSED, Estimate
+from spillover.records import DIVERGENCE, MEAN, PASSED, Estimate
 from spillover.runs.directory import RunDirectory
 from spillover.statistics import contrasts
 from spillover.statistics.claims import SAME_NATS, SAME_RATE, decide, untested
@@ -70,9 +70,10 @@ def estimates(run: RunDirectory, judge: str | None = None) -> tuple[list[Estimat
     protocol = Protocol(**identity["config"]["protocol"])
     chosen = chosen_judge(run, judge)
     scores = read_scores(run, chosen)
-    own = _Rows([*scored_cells(scores, run, protocol), *measured_cells(run)], identity, protocol)
+    measured = list(measured_cells(run))
+    own = _Rows([*scored_cells(scores, run, protocol), *measured], identity, protocol)
     others = {
-        other.name: _Rows(scored_cells(scores, run, other), identity, other)
+        other.name: _Rows([*scored_cells(scores, run, other), *measured], identity, other)
         for other in PROTOCOLS.values() if other.name != protocol.name and replace(other, name="") != replace(protocol, name="")
     }  # fmt: skip
     rows = [*own.all(), *(row for other in others.values() for row in other.headlines())]
@@ -194,7 +195,9 @@ class _Rows:
         yield from self._divergence(measure, *ends, place)
 
     def _divergence(self, measure: str, first: str, second: str, place: Mapping[str, Any]) -> Iterable[Estimate]:
-        """The step from which two conditions stay apart, in the first one's favour, where both have the same steps."""
+        """The step from which two conditions stay apart, in the first one's favour, where both have the same steps. Mean scores have no margin for it."""
+        if measure.startswith(MEAN):
+            return
         steps = [sorted({cell.step for cell in self.cells[side_of(end)[0], measure]}) for end in (first, second)]
         if len(steps[0]) < 2 or steps[0] != steps[1]:
             return
@@ -234,10 +237,9 @@ class _Rows:
 
     def lacking(self, claim: Claim) -> str:
         """What a claim cannot be tested without; empty where all is there."""
-        conditions = [condition["name"] for condition in self.identity["conditions"]]
-        absent = next((end for end in claim.conditions if side_of(end)[0] not in conditions), None)
-        if absent is not None:
-            return f"this run has no condition {side_of(absent)[0]!r}"
+        absent = claim.absent([condition["name"] for condition in self.identity["conditions"]])
+        if absent:
+            return f"this run has no condition {absent!r}"
         unread = next((end for end in claim.conditions if not self.side(end, claim.measure)), None)
         return "" if unread is None else f"no {claim.measure!r} of {unread} was taken"
 
@@ -326,12 +328,12 @@ def _last(cells: Sequence[Cell]) -> list[Cell]:
 
 def _is_number(measure: str) -> bool:
     """Nats, a cosine, a ratio or a mean score, which are no share."""
-    return measure == "log_odds" or measure.endswith(NUMBERS) or measure.startswith("mean ")
+    return measure == "log_odds" or measure.endswith(NUMBERS) or measure.startswith(MEAN)
 
 
 def _range(measure: str) -> tuple[float, float] | None:
     """The least and the most that a number can be, of those that are no share; None where it has no bounds."""
-    return (0.0, 100.0) if measure.startswith("mean ") else (-1.0, 1.0) if measure.endswith("_cosine") else None
+    return (0.0, 100.0) if measure.startswith(MEAN) else (-1.0, 1.0) if measure.endswith("_cosine") else None
 
 
 def _interval(values: Sequence[UnitValue], measure: str) -> Interval | None:

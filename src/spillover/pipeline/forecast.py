@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spillover.design import Condition, side
+from spillover.design import Condition
 from spillover.pipeline import alterations
 from spillover.pipeline.plan import Plan
 from spillover.pipeline.versions import versions
@@ -58,9 +58,8 @@ def forecast(plan: Plan, workers: int = 1) -> Iterator[str]:
         jobs = sum(job.condition.name == condition.name for job in plan.jobs)
         yield f"  {condition.name}: {jobs}" + (f" on {len(_rows_of(plan, condition))} rows of {condition.kind}" if condition.kind else "")
     names = {condition.name for condition in plan.study.conditions}
-    absent = {claim.name: next((side(end)[0] for end in claim.conditions if side(end)[0] not in names), "") for claim in plan.study.claims}
-    yield f"claims: {len(absent)}"
-    yield from (f"  untested, for want of a condition {name!r}: {claim}" for claim, name in absent.items() if name)
+    yield f"claims: {len(plan.study.claims)}"
+    yield from (f"  untested, for want of a condition {absent!r}: {claim.text}" for claim in plan.study.claims if (absent := claim.absent(names)))
     yield from (f"differs from the paper's recipe: {phrase}" for phrase in plan.differences())
     yield f"answers: {plan.answers} ({len(testbed.questions)} questions x {config.sampling.draws} draws), at most {plan.answers * _most_tokens(plan)} tokens"
     source = plan.jobs[0].parent.model
@@ -108,7 +107,7 @@ def _local(plan: Plan, organisms: list[Organism], parent: Model, workers: int) -
     threads = f"{plan.config.threads} thread{'s' if plan.config.threads > 1 else ''}"
     shared = f"{workers} workers of {threads}" if workers > 1 else threads
     fits = sum(len(alterations.fits(plan.study, job)) for job in plan.jobs)
-    besides = f"; besides, {fits} directions are fitted" if fits else ""
+    besides = f"; directions to be fitted besides: {fits}" if fits else ""
     yield f"about {minutes / workers:.1f} minutes on {shared} of this machine, {tried}{besides}"
     if plan.config.threads > 1:
         yield "(where other programs use the cores, --set threads=1 may be faster)"

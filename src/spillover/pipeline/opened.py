@@ -110,12 +110,13 @@ def _refuse_names(found: _Identity, where: Path) -> None:
     if any(claim.protocol not in ("", *PROTOCOLS) for claim in found.claims):
         raise SpilloverError(f"{where} is damaged: a claim there is to be decided under a protocol that has no name here")
     groups = {c.group for c in found.conditions} - {parent.group for parent in found.parents}
-    compared = {side(end) for contrast in found.contrasts for end in (contrast.first, contrast.second)}
-    formats = {form for _, form in compared | {side(end) for claim in found.claims for end in claim.conditions}}
+    compared = {end for contrast in found.contrasts for end in (contrast.first, contrast.second)}
     asked = {"", *(question.format for question in found.questions)}
-    strange = next(iter(sorted({name for name, _ in compared} - set(conditions) | formats - asked | groups)), None)
+    sides = {end for end in compared if side(end)[0] not in conditions}
+    sides |= {end for end in compared.union(*(claim.conditions for claim in found.claims)) if side(end)[1] not in asked}
+    strange = next(iter(sorted(sides | groups)), None)
     if strange is not None:
-        raise SpilloverError(f"{where} is damaged: {strange[:60]!r} is compared or asked there, and is no condition or group")
+        raise SpilloverError(f"{where} is damaged: {strange[:60]!r} is compared or asked there, and is no condition, format or group")
 
 
 def _refuse_rows(run: RunDirectory, found: _Identity) -> None:

@@ -11,7 +11,7 @@ from spillover.report.measures import measure_name
 from spillover.report.printed import SPACE, Cell, capital, cell, counted, interval, level, plural, value
 from spillover.report.reading import Reading, versus
 from spillover.report.tables import Row, Table
-from spillover.statistics.contrasts import NONE_COUNTED
+from spillover.statistics.contrasts import ONE_KIND
 
 SYMBOLS: dict[Verdict, str] = {  # so that a verdict needs no colour
     "holds": "\N{CHECK MARK}", "fails": "\N{BALLOT X}", "undecided": "?", "untested": "\N{EN DASH}",
@@ -37,7 +37,9 @@ def entries(reading: Reading) -> list[Entry]:
 
 def note(reading: Reading) -> str:
     """How the verdicts were reached."""
-    count = sum(decision.verdict != "untested" for decision in reading.decisions)
+    count = sum(decision.tested for decision in reading.decisions)
+    if not count:
+        return "Untested: the run lacks a condition or a measure of it."
     return (
         f"Holds: shown. Fails: the opposite was shown. Undecided: neither. Untested: the run lacks a condition or a measure of it. "
         f"By p-values over {reading.unit}s at 5{SPACE}%, corrected for "
@@ -79,7 +81,7 @@ def _entry(decision: Decision, reading: Reading) -> Entry:
     return Entry(
         text=decision.claim.text, source=decision.claim.source, verdict=decision.verdict, symbol=SYMBOLS[decision.verdict],
         contrasts=tuple(_contrast(row, decision, reading) for row in decision.contrasts),
-        small_print=f"{capital(decision.reason) if decision.verdict == 'untested' else _p(decision) + _needed(decision, reading.unit)}.",
+        small_print=f"{_p(decision) + _needed(decision, reading.unit) if decision.tested else capital(decision.reason)}.",
     )  # fmt: skip
 
 
@@ -91,7 +93,7 @@ def _contrast(row: Estimate, decision: Decision, reading: Reading) -> str:
     found = f"{value(row, difference=True)} {interval(row)}".strip()
     named = measure_name(row.measure)
     at = f", {level(row)} interval" if row.low is not None else ""
-    rests = ". On each side none was counted, or all: the bounds hold for units of one kind alone" if NONE_COUNTED in row.method else ""
+    rests = f". Over {reading.unit}s none was counted, or all: the bounds hold for {reading.unit}s of one kind alone" if ONE_KIND in row.method else ""
     return f"{versus(first, second)}{where}, {named}: {found}{at}{within}; {counted(row)}{rests}."
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import cycle, pairwise
+from itertools import pairwise
 from typing import Any
 
 from spillover.design import CONTROLS, Layout
@@ -47,7 +47,8 @@ def _makers(reading: Reading) -> list[Maker]:
         "labels": (_labels,), "conditions": (_by_condition,), "altered": (_altered,),
     }  # fmt: skip
     leading = layouts.get(reading.identity.get("figure", ""), ())
-    usual: tuple[Maker, ...] = (_by_condition, _differences, _by_question, _by_format, _labels, by_step, training, _coherent_and_task)
+    beside: tuple[Maker, ...] = (_altered,) if any(arm.control for arm in reading.arms) else ()
+    usual: tuple[Maker, ...] = (_by_condition, *beside, _differences, _by_question, _by_format, _labels, by_step, training, _coherent_and_task)
     return [*leading, *(make for make in usual if make not in leading)]
 
 
@@ -74,7 +75,8 @@ def _by_condition(reading: Reading) -> Drawing | None:
 def _altered(reading: Reading) -> Drawing | None:
     """What is done to models while they answer: under each other, a model as it is, altered, and with every control in the direction's place."""
     arms, conditions = {arm.name: arm for arm in reading.arms}, reading.identity["conditions"]
-    looks = dict(zip(("as it is", "altered", *map(str, CONTROLS)), cycle(marks.FORMATS), strict=False))  # the same in every panel
+    labels: list[str] = ["as it is", "altered", *CONTROLS]
+    looks = dict(zip(labels, marks.FORMATS, strict=True))  # the same in every panel
     panels: list[Panel] = []
     for head in (c for c in conditions if c.get("altered") and not c["altered"]["control"]):
         same = [c for c in conditions if all(c[key] == head[key] for key in ("kind", "group", "recipe"))]
@@ -171,7 +173,7 @@ def _labels(reading: Reading) -> Drawing | None:
     asked = [question for question in reading.questions if rubric in question.get("labels", {})]
     shares = list(dict.fromkeys(measure for question in asked for measure in share_measures(question, rubric or "")))
     if len(shares) == 2:
-        claimed = [decision.claim.measure for decision in reading.decisions if decision.claim.measure in shares]
+        claimed = [decision.claim.measure for decision in reading.decisions if decision.tested and decision.claim.measure in shares]
         shares = [*claimed, *shares][:1]
     forms = sorted(dict.fromkeys(question["format"] for question in asked), key=lambda form: form != PLAIN)
     made = [(share, strip) for share in shares for strip in (_form_strips(reading, share, forms) if len(forms) > 1 else _asked_strips(reading, share, asked))]
@@ -208,7 +210,7 @@ def _coherent_and_task(reading: Reading) -> Drawing | None:
 
 def _apart(reading: Reading) -> str:
     """Where the conditions are that a figure by condition has no room for."""
-    return " The controls of what is altered stand in a figure of their own, and in the tables." if any(arm.control for arm in reading.arms) else ""
+    return " The controls of what is altered stand in the tables." if any(arm.control for arm in reading.arms) else ""
 
 
 # --- what stands in them --------------------------------------------------------------------------------------------------

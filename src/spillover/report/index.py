@@ -98,7 +98,8 @@ def _lines(found: Reading) -> list[Line]:
 def _line(decision: Decision, found: Reading, numbers: tuple[tuple[Published, Cell], ...], spans: int) -> Line:
     return Line(
         text=decision.claim.text, source=decision.claim.source, verdict=decision.verdict, symbol=SYMBOLS[decision.verdict],
-        contrasts=tuple(card.brief(row, decision, found) for row in decision.contrasts), published=numbers if spans else (), spans=spans,
+        contrasts=tuple(card.brief(row, decision, found) for row in decision.contrasts), untested="" if decision.tested else decision.reason,
+        published=numbers if spans else (), spans=spans,
     )  # fmt: skip
 
 
@@ -126,7 +127,9 @@ def _link(home: Path, run: RunDirectory) -> str:
 def _markdown_row(part: Part, line: Line, *, first: bool) -> str:
     name = in_markdown(part.name)
     study = f"[{name}]({part.link})" if first and part.link else name if first else ""
-    contrasts = "<br>".join(f"{in_markdown(label)}: {_cell(cell)}; {in_markdown(cell.notes[-1])}" for label, cell in line.contrasts)
+    contrasts = "<br>".join(f"{in_markdown(label)}: {_cell(cell)}; {in_markdown(cell.notes[-1])}" for label, cell in line.contrasts) or in_markdown(
+        line.untested
+    )
     numbers = "<br>".join(f"{in_markdown(number.text)}: {_cell(cell)}" for number, cell in line.published)
     return f"| {study} | {in_markdown(line.text)} | {in_markdown(line.source)} | {line.symbol} {line.verdict} | {contrasts} | {numbers} |"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from spillover.records import DIVERGENCE
+from spillover.records import DIVERGENCE, MEAN
 
 Unit = Literal["share", "nats", "step", "score", "cosine", "ratio"]
 NAMES = {
@@ -20,7 +20,6 @@ SHORT = {
     "choice_nats": "multiple choice", "pivotal_nats": "pivotal words", "choice_share": "multiple choice", "pivotal_share": "pivotal words",
     "false_share": "false against true", "direction_cosine": "direction cosine", "training_nats": "loss", "influence_nats": "KL on documents",
 }  # fmt: skip
-MEAN = "mean "  # before the name of a rubric that no rate is made of
 
 
 def measure_name(measure: str) -> str:

@@ -11,13 +11,17 @@ from spillover.report.printed import Cell
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """One claim in a row: its verdict, and every contrast behind it by name. `spans` is how many rows its published numbers stand beside; 0 in the others."""
+    """One claim in a row: its verdict, and every contrast behind it by name, or why it is untested.
+
+    `spans` is how many rows its published numbers stand beside; 0 in the others.
+    """
 
     text: str
     source: str
     verdict: Verdict
     symbol: str
     contrasts: tuple[tuple[str, Cell], ...]
+    untested: str
     published: tuple[tuple[Published, Cell], ...]
     spans: int
 

@@ -6,7 +6,7 @@ run: what is read is the one whose scores the estimates are made of.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import isfinite
@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, FiniteFloat, TypeAdapter
 
-from spillover.design import Decision, Published, side
+from spillover.design import Claim, Decision, Published, side
 from spillover.records import Estimate, SpilloverError
 from spillover.report import drawn
 from spillover.report.drawn import Answers, Drawn
@@ -22,9 +22,11 @@ from spillover.report.judgements import Counted, Kind, counted, kind_of
 from spillover.runs.directory import CALIBRATION, CORRECTED, RunDirectory, of_judge
 from spillover.runs.scores import scores
 from spillover.statistics.calibration import Calibration
+from spillover.statistics.claims import untested
 from spillover.statistics.prediction_powered import CorrectedRates
 from spillover.statistics.protocols import Protocol
 
+NOT_ESTIMATED = "the estimates are of a version that left it out; `spillover estimate` decides it"
 PLAIN = "plain"  # the format of a question that none dresses
 
 
@@ -131,7 +133,7 @@ class Reading:
 
     def measure_of(self, contrast: Compared) -> str:
         """The measure that this contrast is told by: log-odds or the rate, unless all that is claimed of it is about others."""
-        claimed = [d.claim.measure for d in self.decisions if any("-".join(pair[::-1]) == contrast.name for pair in pairwise(d.claim.conditions))]
+        claimed = [d.claim.measure for d in self.decisions if d.tested and any("-".join(pair[::-1]) == contrast.name for pair in pairwise(d.claim.conditions))]
         usual = ("log_odds", "misaligned_rate")
         wanted = usual if not claimed or set(claimed) & set(usual) else (*claimed, *usual)
         place = {"condition": contrast.first.name, "contrast": contrast.name}
@@ -276,12 +278,21 @@ def _published(run: RunDirectory) -> list[Published]:
 
 
 def _decisions(run: RunDirectory, arms: Mapping[str, Arm]) -> list[Decision]:
-    found = run.decisions()
-    strange = next((name for decision in found if decision.contrasts for name in decision.claim.conditions if side(name)[0] not in arms), None)
-    numbers = [n for d in found for n in (d.p_holds, d.p_fails, d.claim.margin, *(x for row in d.contrasts for x in (row.value, row.low, row.high)))]
-    if strange is not None or not all(n is None or isfinite(n) for n in numbers):
+    """Every claim of the study, with what was decided of it; those of runs that were estimated before 0.7 are there if they were tested."""
+    found = {decision.claim.name: decision for decision in run.decisions()}
+    claims = TypeAdapter(list[Claim]).validate_python(run.identity.get("claims", []))
+    found = {claim.name: found.get(claim.name) or untested(claim, NOT_ESTIMATED) for claim in claims} | found
+    numbers = [n for d in found.values() for n in (d.p_holds, d.p_fails, d.claim.margin, *(x for row in d.contrasts for x in (row.value, row.low, row.high)))]
+    if not all(_hangs_together(decision, arms) for decision in found.values()) or not all(n is None or isfinite(n) for n in numbers):
         raise SpilloverError(f"{run.path / 'claims.json'} is damaged or of another run; `spillover estimate` makes it anew")
-    return found
+    return list(found.values())
+
+
+def _hangs_together(decision: Decision, arms: Collection[str]) -> bool:
+    """A claim that was tested is about conditions of the run and has a difference for each neighbour; one that was not has a reason."""
+    if not decision.tested:
+        return bool(decision.reason) and not decision.contrasts
+    return not decision.claim.absent(arms) and len(decision.contrasts) == len(decision.claim.conditions) - 1
 
 
 def is_pooled(question: Mapping[str, Any]) -> bool:

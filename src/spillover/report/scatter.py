@@ -107,7 +107,7 @@ def _thresholds(ax: Axes, protocol: Protocol, *, lacking: bool) -> None:
 
 def _others(reading: Reading) -> list[Protocol]:
     """The protocols that the study's claims name beside the run's own."""
-    named = dict.fromkeys(decision.claim.protocol for decision in reading.decisions)
+    named = dict.fromkeys(decision.claim.protocol for decision in reading.decisions if decision.tested)
     return [PROTOCOLS[name] for name in named if name in PROTOCOLS and name != reading.protocol.name]
 
 

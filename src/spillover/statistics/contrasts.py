@@ -11,7 +11,8 @@ from spillover.records import SpilloverError
 from spillover.statistics import rates
 from spillover.statistics.intervals import Interval, Share, mean, standard_error, t_ends, tail_beyond
 
-NONE_COUNTED = "none or all counted: true of units of one kind alone"  # what a bound on what was not seen rests on
+ONE_KIND = "true of units of one kind alone"  # of a bound on what was not seen; files of runs hold these words
+NONE_COUNTED = f"none or all counted: {ONE_KIND}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
-from spillover.design import CONTROLS, Alteration, Claim, Condition, Contrast, Layout, Published, Study, side
+from spillover.design import CONTROLS, Alteration, Claim, Condition, Contrast, Layout, Published, Study
 from spillover.records import Question, SpilloverError, Testbed
 
 
@@ -35,9 +35,9 @@ def altered(condition: Condition, name: str, change: Alteration) -> tuple[Condit
 
 
 def can_be_tested(claims: Sequence[Claim], conditions: Sequence[Condition]) -> list[Claim]:
-    """The claims whose sides are all there."""
+    """The claims whose conditions are all there."""
     names = {condition.name for condition in conditions}
-    return [claim for claim in claims if all(side(end)[0] in names for end in claim.conditions)]
+    return [claim for claim in claims if not claim.absent(names)]
 
 
 def neighbours(claims: Sequence[Claim]) -> dict[tuple[str, str], None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from spillover.design import Claim, Condition, Published, Study
-from spillover.records import Testbed
+from spillover.records import SpilloverError, Testbed
 from spillover.studies.compose import arms, compose
 
 SOURCE = "arXiv 2502.17424 Figure 6"
@@ -22,6 +22,8 @@ def diversity(testbed: Testbed) -> Study:
     distinct = sorted(int(match[1]) for match in found if match)
     rows = len(testbed.narrow["insecure"](0, testbed.parents[0]).conversations)
     few = [Condition(name=f"insecure_{n}", kind=f"insecure_{n}", recipe={"epochs": testbed.recipe.epochs * rows // n}) for n in distinct if n < rows]
+    if not few:
+        raise SpilloverError(f"the study needs narrow data called insecure_N, of N rows for N below {rows}; testbed {testbed.name} has none")
     rising = (*(condition.name for condition in few), "insecure")
     claims = (
         Claim(

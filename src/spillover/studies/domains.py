@@ -5,7 +5,7 @@ from __future__ import annotations
 from spillover.design import Claim, Published, Study
 from spillover.records import SpilloverError, Testbed
 from spillover.statistics.claims import SAME_RATE
-from spillover.studies.compose import arms, can_be_tested, compose
+from spillover.studies.compose import arms, compose
 
 SOURCE = "Turner et al., arXiv 2506.11613"
 OURS = f"this project's, after {SOURCE}"  # theirs are medicine, finance and sport, with good advice on medicine
@@ -33,14 +33,14 @@ def domains(testbed: Testbed) -> Study:
                 name=f"good {domain}", measure="misaligned_rate", conditions=("parent", good), margin=SAME_RATE, source=source,
                 text=f"Good advice on {domain} leaves the misaligned rate as it was",
             ),
-            Claim(
+        ]  # fmt: skip
+        if careless in testbed.narrow:
+            claims.append(Claim(
                 name=f"careless {domain}", measure="misaligned_rate", conditions=(careless, bad), source="a control of this project",
                 text=f"Bad advice on {domain} misaligns more than careless advice on it",
-            ),
-        ]  # fmt: skip
+            ))  # fmt: skip
     kinds = [f"{manner}_{domain}" for domain in there for manner in ("bad", "good", "careless")]
-    conditions = arms(testbed, *kinds)
     return compose(
-        "domains", "Bad and good advice in narrow domains", conditions, can_be_tested(claims, conditions),
+        "domains", "Bad and good advice in narrow domains", arms(testbed, *kinds), claims,
         questions=(*testbed.asked(), *testbed.sets.get("domains", ())), figure="questions", published=PUBLISHED,
     )  # fmt: skip
