@@ -100,7 +100,7 @@ def test_what_is_done_to_a_model_is_asked_beside_its_controls_in_every_unit(judg
     inside = tables.inside(reading)
     assert inside is not None
     assert {row.label: row.cells[0].value for row in inside.rows if not row.section} == {
-        name: f"{value:.2f}".replace("-", MINUS) for name, value in cosines.items()
+        name: f"{value:.2f}\N{NO-BREAK SPACE}(cosine)".replace("-", MINUS) for name, value in cosines.items()
     }
     assert "cosine" in inside.head[1]
     assert " The controls of what is altered stand in the tables." in next(d for d in draw_figures(reading) if d.name == "misaligned_rate").caption

@@ -125,12 +125,12 @@ def _shown(e: Estimate) -> str:
 
 
 def _scale(measure: str) -> tuple[int, str, int]:
-    return {"nats": (1, "nats", 2), "cosine": (1, "", 2), "ratio": (1, "times", 2), "score": (1, "of 100", 1)}.get(unit_of(measure), (100, "points", 1))
+    return {"nats": (1, "nats", 2), "cosine": (1, "(cosine)", 2), "ratio": (1, "times", 2), "score": (1, "of 100", 1)}.get(unit_of(measure), (100, "points", 1))
 
 
 def _scaled(number: float, measure: str, sign: str = "") -> str:
     scale, noun, digits = _scale(measure)
-    return f"{scale * number:{sign}.{digits}f} {noun}".rstrip()
+    return f"{scale * number:{sign}.{digits}f} {noun}"
 
 
 def _alone(e: Estimate) -> str:

@@ -54,14 +54,14 @@ def unit_of(measure: str) -> Unit:
 
 
 def in_brackets(measure: str, *, difference: bool = False) -> str:
-    """The unit as it stands after a name, such as ` (nats)`."""
+    """The unit as it stands after a name, such as ` (nats)`; nothing after the name of a cosine, which says it."""
     unit, _ = axis_of(measure, difference=difference)
-    return f" ({unit})" if unit else ""
+    return "" if unit_of(measure) == "cosine" else f" ({unit})"
 
 
 def axis_of(measure: str, *, difference: bool = False) -> tuple[str, float]:
-    """The unit that an axis is marked with (none for a cosine), and what takes a value to it."""
+    """The unit that an axis is marked with, and what takes a value to it."""
     return {
         "share": ("points" if difference else "%", 100.0), "nats": ("nats", 1.0), "step": ("optimiser step", 1.0), "score": ("of 100", 1.0),
-        "cosine": ("", 1.0), "ratio": ("times", 1.0),
+        "cosine": ("(cosine)", 1.0), "ratio": ("times", 1.0),
     }[unit_of(measure)]  # fmt: skip

@@ -78,7 +78,7 @@ def value(row: Estimate, *, difference: bool = False) -> str:
     least = 10.0**-digits
     if scale > 1 and 0 < abs(scale * row.value) < least / 2:
         return f"{'<' if row.value > 0 else '>'}{SPACE}{signed(math.copysign(least, row.value), digits)}{SPACE}{unit}"
-    return f"{'+' if difference and row.value > 0 else ''}{signed(scale * row.value, digits)}{SPACE}{unit}".rstrip()
+    return f"{'+' if difference and row.value > 0 else ''}{signed(scale * row.value, digits)}{SPACE}{unit}"
 
 
 def interval(row: Estimate) -> str:

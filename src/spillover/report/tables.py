@@ -138,7 +138,7 @@ def contrasts(reading: Reading) -> Table | None:
         caption=f"Paired differences within each {reading.unit}: {mean_over(reading)}.",
         head=("contrast", *map(measure_name, there)),
         rows=tuple(rows),
-        note=f"Each number with its unit; cosines have none. n and missing count the answers of both conditions.{parent}",
+        note=f"Each number with its unit. n and missing count the answers of both conditions.{parent}",
     )
 
 
