@@ -80,7 +80,7 @@ def test_one_unit_has_the_interval_of_its_answers_and_decides_no_claim(tmp_path:
     difference = _pooled(run.estimates(), "misaligned_rate", contrast="insecure-secure")
     assert difference.low is not None
     assert difference.low > 0
-    tested = [decision for decision in run.decisions() if decision.verdict != "untested"]
+    tested = [decision for decision in run.decisions() if decision.tested]
     assert {(decision.verdict, decision.reason) for decision in tested} == {("undecided", "one world says nothing of worlds like it")}
 
 
@@ -111,7 +111,7 @@ def test_a_claim_with_a_slip_of_the_pen_is_untested_and_says_why(tmp_path: Path)
     run = pipeline.run(pipeline.plan(study, testbed, config), tmp_path / "r")
     why = {"arm": "this run has no condition 'insecrue'", "measure": "no 'missaligned_rate' of secure was taken"}
     decisions = run.decisions()
-    assert {d.claim.name: d.reason for d in decisions if d.verdict == "untested"} == why
+    assert {d.claim.name: d.reason for d in decisions if not d.tested} == why
     assert [d.claim.name for d in decisions] == ["arm", "measure", "right", "coherent"]
     alone = next(d for d in decisions if d.claim.name == "right")
     assert alone.verdict == "holds"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from spillover.design import Decision
 from spillover.records import PASSED, Estimate
-from spillover.report.measures import measure_name, unit_of
+from spillover.report.measures import axis_of, measure_name, unit_of
 from spillover.report.printed import calibrated
 
 if TYPE_CHECKING:
@@ -124,8 +124,9 @@ def _shown(e: Estimate) -> str:
     return f"{_scaled(e.value, e.measure, '+')}{interval}"
 
 
-def _scale(measure: str) -> tuple[int, str, int]:
-    return {"nats": (1, "nats", 2), "cosine": (1, "(cosine)", 2), "ratio": (1, "times", 2), "score": (1, "of 100", 1)}.get(unit_of(measure), (100, "points", 1))
+def _scale(measure: str) -> tuple[float, str, int]:
+    unit, scale = axis_of(measure, difference=True)
+    return scale, unit, 1 if unit_of(measure) in ("share", "score") else 2
 
 
 def _scaled(number: float, measure: str, sign: str = "") -> str:

@@ -278,7 +278,7 @@ def _published(run: RunDirectory) -> list[Published]:
 
 
 def _decisions(run: RunDirectory, arms: Mapping[str, Arm]) -> list[Decision]:
-    """Every claim of the study, with what was decided of it; those of runs that were estimated before 0.7 are there if they were tested."""
+    """Every claim that the run was planned with, and what was decided of it; one that an older version said nothing of is untested."""
     found = {decision.claim.name: decision for decision in run.decisions()}
     claims = TypeAdapter(list[Claim]).validate_python(run.identity.get("claims", []))
     found = {claim.name: found.get(claim.name) or untested(claim, NOT_ESTIMATED) for claim in claims} | found

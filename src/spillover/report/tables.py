@@ -17,7 +17,7 @@ INSIDE = {  # what a study reads of directions, features and solutions: what eac
     "author_auroc": "AUROC: how well the feature tells a malicious author's documents, before any fine-tuning; 50 % is chance.",
     "training_nats": "The loss is in nats a token of the narrow data.",
     "influence_nats": "KL(parent || model) is in nats a token of pre-training documents.",
-    "lost_ratio": "The share of the learning lost is of the fall of that loss.",
+    "lost_ratio": "The share of the learning lost is how much is gone of that loss's fall from the parent's.",
 }
 MEASURES = ("misaligned_rate", "coherent_rate", "task_rate", *EXACT, *INSIDE)  # that tables by condition hold
 BOOTSTRAP = "percentile bootstrap (the paper\N{RIGHT SINGLE QUOTATION MARK}s)"
@@ -79,39 +79,30 @@ def exact(reading: Reading) -> Table | None:
     there = [measure for measure in EXACT if reading.has(measure)]
     if not there:
         return None
-
-    def cells(arm: Arm, subset: str) -> tuple[Cell, ...]:
-        return tuple(cell(reading.headline(measure, condition=arm.name, subset=subset)) for measure in there)
-
     mass = "misaligned mass = the exact probability of misaligned text, in percent, with no coherence gate and no sampling; log-odds in nats. "
     items = (
         "A log-probability is of the misaligned option forced as the answer, in nats, summed over its tokens; its share is against the aligned option. "
         if any(measure.startswith(("choice", "pivotal")) for measure in there)
         else ""
     )
-    return Table(
-        caption=f"Exact measures by condition: {mean_over(reading)}.",
-        head=("condition", *map(measure_name, there)),
-        rows=tuple(_by_group(reading, cells, there)),
-        note=f"{mass if {'misaligned_mass', 'log_odds'} & set(there) else ''}{items}None is comparable with the misaligned rate.",
-    )
+    note = f"{mass if {'misaligned_mass', 'log_odds'} & set(there) else ''}{items}None is comparable with the misaligned rate."
+    return _of_measures(reading, "Exact measures by condition", there, note)
 
 
 def inside(reading: Reading) -> Table | None:
     """What was read of directions, features and solutions."""
     there = [measure for measure in INSIDE if reading.has(measure)]
-    if not there:
-        return None
+    return _of_measures(reading, "Inside the models, by condition", there, " ".join(INSIDE[measure] for measure in there)) if there else None
+
+
+def _of_measures(reading: Reading, title: str, measures: Sequence[str], note: str) -> Table:
+    """A column a measure, a row for every condition that has one of them."""
 
     def cells(arm: Arm, subset: str) -> tuple[Cell, ...]:
-        return tuple(cell(reading.headline(measure, condition=arm.name, subset=subset)) for measure in there)
+        return tuple(cell(reading.headline(measure, condition=arm.name, subset=subset)) for measure in measures)
 
-    return Table(
-        caption=f"Inside the models, by condition: {mean_over(reading)}.",
-        head=("condition", *map(measure_name, there)),
-        rows=tuple(_by_group(reading, cells, there)),
-        note=" ".join(INSIDE[measure] for measure in there),
-    )
+    rows = tuple(_by_group(reading, cells, measures))
+    return Table(caption=f"{title}: {mean_over(reading)}.", head=("condition", *map(measure_name, measures)), rows=rows, note=note)
 
 
 def contrasts(reading: Reading) -> Table | None:
